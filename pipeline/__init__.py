@@ -1,0 +1,17 @@
+"""Rows in, latent codes out: the steps of latentpipe, and the map to read them by.
+
+    ingest     any table            -> a typed, immutable Parquet snapshot
+    train      a snapshot           -> a checkpoint with its evaluation       (Ray Train)
+    register   a checkpoint         -> a model version, maybe the champion    (MLflow)
+    encode     a version, a snapshot-> latent codes in Parquet                (Ray Data)
+    reduce     latent codes         -> 2-D coordinates in Parquet
+    report     all of it            -> one HTML page
+
+Each step is a module with one function of its name; it takes the run's config and the records of earlier steps and
+returns a record. Beneath them: `codec` (where rows meet the model), `worker` (one training process), `sources`
+(where rows come from), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `snapshots` (what
+a snapshot is), `features` (fitted preprocessing), `schema` (what a row must be), `shards` (who trains on which row),
+`tracking` (MLflow), `cluster` (Ray), `config`, `records`, `progress`, `errors`.
+
+This module imports nothing, so that a reader of latents pays for pyarrow and no more.
+"""

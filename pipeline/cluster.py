@@ -1,0 +1,90 @@
+"""`ray_session`: the only way to Ray. Embedded in this process by default; a running cluster by its address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.config import Cluster
+from pipeline.errors import InfrastructureError
+
+QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
+
+
+@contextmanager
+def ray_session(cluster: Cluster, *, workers: int = 2, log: Path) -> Iterator[None]:
+    """Ray is up inside; what it says goes to the file `log`.
+
+    A session inside a session shares the outer one. Without an address the embedded Ray gets CPUs for `workers` and for
+    Ray Data beside them; they are bookkeeping, not cores. Signal handlers are as before throughout: Ray's own would
+    undo Prefect's cancellation. Raises InfrastructureError if the cluster does not answer.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _log_to(log)
+    with _signals_kept():
+        try:
+            ray.init(**_options(cluster, workers))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = cluster.address or "embedded Ray"
+            raise InfrastructureError(f"Ray did not start: {error}", where, "see `latentpipe doctor`") from error
+        _log_to(log)
+    try:
+        yield
+    finally:
+        with _signals_kept():
+            ray.shutdown()
+
+
+def _options(cluster: Cluster, workers: int) -> dict[str, object]:
+    options: dict[str, object] = {"log_to_driver": False, "configure_logging": False}
+    if cluster.address:
+        return {**options, "address": cluster.address}
+    return {
+        **options,
+        "address": "local",
+        "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, workers + 2),
+        "include_dashboard": False,
+        "object_store_memory": cluster.object_store_mb << 20,
+    }
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False

@@ -1,0 +1,309 @@
+"""The run's configuration: one TOML file, every key with a default, bounds and a meaning.
+
+The same dataclasses validate a TOML file here and a Prefect flow's parameters, and document the flow's form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pipeline.errors import ConfigError
+from vae.config import FORBID_EXTRA, Bounds, LikelihoodName, Network, Positive, check
+
+Share = Annotated[float, Bounds(ge=0, le=0.5)]
+Count = Annotated[int, Bounds(ge=0)]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the rows come from and how to read them."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    uri: str
+    """A file, a folder or a glob of CSV, TSV, Parquet, Arrow IPC or JSON lines; or `sklearn:digits`."""
+    format: Literal["auto", "csv", "tsv", "parquet", "ipc", "jsonl"] = "auto"
+    """How to read it; `auto` goes by the file name's suffix."""
+    delimiter: str = ","
+    """Between the cells of a CSV."""
+    header: bool = True
+    """Whether a CSV's first line names its columns."""
+    names: tuple[str, ...] = ()
+    """Column names of a CSV without a header."""
+    trim: bool = False
+    """Strip blanks around each cell of a CSV."""
+    null_tokens: tuple[str, ...] = ("",)
+    """Cells of a CSV that mean: missing. Nothing else does."""
+    nan_is_missing: bool = False
+    """Whether NaN in a numeric column means missing; if not, it breaks the contract."""
+    on_bad_row: Literal["strict", "quarantine"] = "strict"
+    """A row that breaks the contract stops the run, or is set aside with the reason."""
+    quarantine_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.01
+    """Largest share of rows that may be set aside before the run stops all the same."""
+    validation: Share = 0.1
+    """Share of rows held out to choose the best epoch; a row's split depends on its id alone."""
+    test: Share = 0.1
+    """Share of rows held out for the figures in the report."""
+    part_rows: Positive = 262_144
+    """Rows per Parquet file of the snapshot, the unit of work of `encode`."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.delimiter) != 1:
+            raise ValueError(f"delimiter = {self.delimiter!r}: must be one character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnConfig:
+    """What one column must be, and what it is for."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    type: str
+    """int8..int64, uint8..uint64, float16..float64, bool, string, or a vector such as float32[64]."""
+    role: Literal["feature", "id", "passthrough", "ignore"] = "feature"
+    """feature: modelled; id: names the row; passthrough: copied beside the latents; ignore: dropped."""
+    likelihood: LikelihoodName | None = None
+    """Distribution p(x | z); a feature needs one."""
+    nullable: bool = False
+    """Whether cells may be missing. Missing cells cost nothing in the loss."""
+    shape: tuple[Positive, ...] = ()
+    """Height and width of an image column, for the report."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.role == "feature") != (self.likelihood is not None):
+            raise ValueError(f"role = {self.role!r} with likelihood = {self.likelihood!r}: features, and only they, have one")
+        if self.likelihood == "gaussian" and self.type in ("string", "bool"):
+            raise ValueError(f"likelihood = 'gaussian' with type = {self.type!r}: use 'categorical' or 'bernoulli'")
+        if self.likelihood == "categorical" and self.type.endswith("]"):
+            raise ValueError("likelihood = 'categorical' on a vector: use 'gaussian' or 'bernoulli'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How the model is trained."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    epochs: Positive = 50
+    """Passes over the training rows, at most."""
+    patience: Positive = 10
+    """Stop after this many epochs without a better validation bound."""
+    batch_rows: Positive = 256
+    """Rows per optimisation step over all workers together."""
+    learning_rate: Annotated[float, Bounds(gt=0, le=1)] = 1e-3
+    """Adam's step size."""
+    beta: Annotated[float, Bounds(ge=0)] = 1.0
+    """Weight of the KL term; 1 is the evidence lower bound."""
+    seed: Count = 0
+    """Of the initial weights, the order of rows and the posterior noise."""
+    num_workers: Positive = 2
+    """Ray Train workers; gradients equal those of one worker on the same batch."""
+    cpus_per_worker: Positive = 1
+    """CPUs, and so threads, of each worker."""
+    use_gpu: bool = False
+    """One GPU per worker."""
+    max_restarts: Count = 3
+    """How often lost workers are replaced before the run fails."""
+    memory_mb: Positive = 4096
+    """Most memory the training rows may take in one worker."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """How latent codes are computed and written."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    alias: str = "champion"
+    """Alias of the registered model to use, resolved once per run."""
+    num_workers: Positive = 2
+    """Ray Data actors; each reads, encodes and writes whole files."""
+    use_gpu: bool = False
+    """One GPU per actor."""
+    reconstruct: bool = True
+    """Also write the reconstruction from E[z | x], in the input's names, types and units."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduce:
+    """How latent codes are reduced for plots."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    dims: Annotated[int, Bounds(ge=1, le=3)] = 2
+    """Principal components to keep."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the report shows."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    colour_by: str = ""
+    """Feature or passthrough column that colours the scatter plot; empty: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The Ray cluster to run on."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    address: str = ""
+    """Address of a running cluster, such as 10.0.0.1:6379; empty: embedded in this process."""
+    num_cpus: Count = 0
+    """CPUs of the embedded cluster; 0: enough for the workers asked for."""
+    object_store_mb: Annotated[int, Bounds(ge=80)] = 256
+    """Object store of the embedded cluster. Only facts pass through it, never rows."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """The MLflow tracking server and registry."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    uri: str = ""
+    """Tracking URI; empty: sqlite in the workspace."""
+    experiment: str = ""
+    """Experiment of the training runs; empty: the run's name."""
+    promote: bool = True
+    """Move the alias `champion` to a new version once it was reloaded and checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: a table, a model, and where everything goes."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    name: str
+    """Names the dataset, the model and the latents. Letters, digits, `-`, `_` and `.`."""
+    workspace: str = "workspace"
+    """Folder for everything that is written; relative to the current directory."""
+    data: Data
+    columns: dict[str, ColumnConfig]
+    """Columns by name; `latentpipe init --data FILE` writes them."""
+    model: Network = field(default_factory=Network)
+    train: Train = field(default_factory=Train)
+    encode: Encode = field(default_factory=Encode)
+    reduce: Reduce = field(default_factory=Reduce)
+    report: Report = field(default_factory=Report)
+    cluster: Cluster = field(default_factory=Cluster)
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in "._":
+            raise ValueError(f"name = {self.name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit")
+        if "://" in self.workspace:
+            raise ValueError(f"workspace = {self.workspace!r}: must be a local or mounted folder")
+        if len(self.role("id")) > 1:
+            raise ValueError(f"columns {', '.join(self.role('id'))}: one column at most may have role = 'id'")
+        if not self.role("feature"):
+            raise ValueError("no column has role = 'feature'; `latentpipe init --data FILE` writes them")
+        if self.report.colour_by and self.report.colour_by not in self.role("passthrough", "feature"):
+            raise ValueError(f"report.colour_by = {self.report.colour_by!r}: not a feature or passthrough column")
+
+    def role(self, *roles: str) -> dict[str, ColumnConfig]:
+        """The columns of these roles, in the file's order."""
+        return {name: column for name, column in self.columns.items() if column.role in roles}
+
+    @property
+    def id_column(self) -> str:
+        """Name of the id column; `row_id`, the running number of the row, where the table has none."""
+        return next(iter(self.role("id")), "row_id")
+
+    @property
+    def root(self) -> Path:
+        """The workspace as an absolute path."""
+        return Path(self.workspace).absolute()
+
+    def to_dict(self) -> Settings:
+        """Plain JSON-able values, as a flow's parameter or a run's record."""
+        plain: Settings = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def load(path: str | Path, *, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a run's TOML, apply `a.b=c` overrides, validate. Raises ConfigError naming the key and its cure."""
+    where = str(path)
+    try:
+        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where, "write one with `latentpipe init --data FILE`") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"not readable as TOML: {error}", where) from None
+    for override in overrides:
+        _override(settings, override)
+    return parse(settings, where=where)
+
+
+def parse(settings: Settings, *, where: str = "config") -> RunConfig:
+    """Validate plain values as a RunConfig."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _refuse_unknown(settings, RunConfig, where)
+    try:
+        return TypeAdapter(RunConfig).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        got = f" (got {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
+        raise ConfigError(f"{key}: {reason}{got}" if key else reason, where) from None
+
+
+def _override(settings: Settings, override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE", cure="for example --set train.epochs=5")
+    *sections, key = path.strip().split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    settings[key] = _literal(text)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _refuse_unknown(settings: Settings, kind: type, where: str, path: str = "") -> None:
+    known = [field.name for field in fields(kind)]
+    hints = get_type_hints(kind)
+    for key, value in settings.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            cure = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {path}{key}", where, cure)
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            _refuse_unknown(value, hints[key], where, f"{path}{key}.")  # type: ignore[arg-type]
+        elif key == "columns" and isinstance(value, dict):
+            for name, column in value.items():
+                if isinstance(column, dict):
+                    _refuse_unknown(column, ColumnConfig, where, f"columns.{name}.")

@@ -1,0 +1,213 @@
+"""encode: a registered model, a prepared dataset -> latent codes in Parquet, by Ray Data over an actor pool.
+
+The unit of work is one file of the dataset. An actor reads it, encodes it and writes the result itself, where no
+reader looks; only facts come back, and the driver publishes all of them at once. No row passes through Ray.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from pipeline import latents, snapshots
+from pipeline.cluster import ray_session
+from pipeline.codec import Codec
+from pipeline.config import RunConfig
+from pipeline.errors import DataError, InfrastructureError, LatentpipeError
+from pipeline.progress import Stage
+from pipeline.records import Encoded, Ingested, Registered
+from pipeline.schema import table_schema
+from pipeline.snapshots import Snapshot
+from pipeline.storage import Part, attempt, key_of, publish, verify_rows, write
+
+MAX_RESTARTS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a latents file holds, and who made it; plain enough to travel to an actor."""
+
+    directory: str
+    model: str
+    model_name: str
+    id_column: str
+    passthrough: tuple[str, ...]
+    reconstruct: bool
+    use_gpu: bool
+
+
+def root(config: RunConfig) -> Path:
+    """Where the latents' snapshots live."""
+    return config.root / "latents" / config.name
+
+
+def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Encoded:
+    """Encode every row of the snapshot, and publish; a no-op if this model encoded this data this way before.
+
+    Raises DataError if the data lacks a column of the model's, InfrastructureError if actors cannot be had.
+    """
+    with Stage("encode") as stage:
+        run_key = key_of(
+            contract=latents.CONTRACT,
+            dataset=ingested.digest,
+            model=registered.digest,
+            reconstruct=config.encode.reconstruct,
+        )
+        if (known := snapshots.find(root(config), run_key)) is not None:
+            stage.update(f"unchanged, {known.directory.name} stands")
+            return record(known, new=False)
+        with attempt(root(config), run_key) as directory:
+            output = _output(config, registered, directory)
+            parts = _encode_all(config, ingested, output, stage)
+            verify_rows(ingested.rows, parts, root(config))
+            manifest = _manifest(config, registered, ingested, run_key)
+            return record(publish(root(config), directory, parts, manifest), new=True)
+
+
+def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
+    """The facts of published latents."""
+    facts = snapshot.manifest
+    return Encoded(
+        snapshot=str(snapshot.directory),
+        digest=snapshot.digest,
+        rows=facts["rows"],
+        quarantined=facts["quarantined"],
+        files=len(facts["files"]),
+        bytes=sum(part["bytes"] for part in facts["files"]),
+        latent=facts["latent"],
+        model=f"{facts['model']['name']}/{facts['model']['version']}",
+        new=new,
+    )
+
+
+def latest(config: RunConfig) -> Encoded:
+    """The newest latents of the run's name. Raises DataError if there are none."""
+    return record(latents.resolve(root(config)))
+
+
+def _output(config: RunConfig, registered: Registered, directory: Path) -> Output:
+    return Output(
+        directory=str(directory),
+        model=registered.model,
+        model_name=f"{registered.name}/{registered.version}",
+        id_column=config.id_column,
+        passthrough=tuple(config.role("passthrough")),
+        reconstruct=config.encode.reconstruct,
+        use_gpu=config.encode.use_gpu,
+    )
+
+
+def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[Part]:
+    units = [{"path": str(path)} for path in Snapshot(Path(ingested.snapshot)).files]
+    workers = min(config.encode.num_workers, len(units))
+    parts: list[Part] = []
+    with ray_session(config.cluster, workers=workers, log=config.root / "logs" / "ray.log"):
+        for facts in _facts(units, output, workers):
+            parts.append(Part(**facts))
+            stage.count(sum(part.rows for part in parts), ingested.rows)
+    return parts
+
+
+def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterator[dict[str, Any]]:
+    """What each unit's actor says of the file it wrote, as they finish."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    encoded = ray.data.from_items(units, override_num_blocks=len(units)).map(
+        UnitEncoder,
+        fn_constructor_args=(output,),
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=1 if output.use_gpu else None,
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
+    )
+    try:
+        yield from encoded.iter_rows()
+    except LatentpipeError:
+        raise
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, LatentpipeError):
+            raise cause from error
+        raise InfrastructureError(f"Ray failed: {error}", cure="run again; nothing was published") from error
+
+
+class UnitEncoder:
+    """An actor: holds the model, turns one file of rows into one file of latents."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.codec = Codec.load(output.model, device="cuda" if output.use_gpu else "cpu")
+
+    def __call__(self, unit: dict[str, str]) -> dict[str, Any]:
+        """Encode one file; return the facts of the file written."""
+        with pq.ParquetFile(unit["path"], page_checksum_verification=True) as file:
+            table = file.read().sort_by(self.output.id_column)
+        name = f"{Path(unit['path']).stem}.{uuid.uuid4().hex}.parquet"
+        schema = self._schema(table.schema)
+        part = write(Path(self.output.directory), name, self._encoded(table, schema), schema=schema)
+        return asdict(part)
+
+    def _schema(self, source: pa.Schema) -> pa.Schema:
+        output = self.output
+        return latents.schema(
+            id=source.field(output.id_column),
+            latent=self.codec.latent,
+            recon=self.codec.features.struct() if output.reconstruct else None,
+            passthrough=[source.field(name) for name in output.passthrough],
+        )
+
+    def _encoded(self, table: pa.Table, schema: pa.Schema) -> list[pa.RecordBatch]:
+        codes, output = self.codec.encode(table), self.output
+        finite = np.isfinite(codes.mu).all(axis=1) & np.isfinite(codes.logvar).all(axis=1)
+        if not finite.all():
+            row = table.column(output.id_column)[int(finite.argmin())].as_py()
+            raise DataError(f"the code of {output.id_column} = {row!r} is not finite; nothing was published")
+        columns = {
+            output.id_column: table.column(output.id_column),
+            "mu": _vectors(codes.mu),
+            "logvar": _vectors(codes.logvar),
+            "model_version": pa.repeat(output.model_name, len(table)),
+            **{name: table.column(name) for name in output.passthrough},
+        }
+        if output.reconstruct:
+            columns["recon"] = self.codec.decode(codes.mu)
+        batches: list[pa.RecordBatch] = pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
+        return batches
+
+
+def _vectors(codes: Any) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), type=latents.vector(codes.shape[1]))
+
+
+def _manifest(config: RunConfig, registered: Registered, ingested: Ingested, run_key: str) -> dict[str, Any]:
+    passthrough = [it for it in table_schema(config) if it.name in config.role("passthrough")]
+    return {
+        "kind": "latents",
+        "contract": latents.CONTRACT,
+        "run_key": run_key,
+        "latent": Codec.load(registered.model).latent,
+        "id": config.id_column,
+        "passthrough": {it.name: str(it.type) for it in passthrough},
+        "model": {
+            "name": registered.name,
+            "version": registered.version,
+            "digest": registered.digest,
+            "mlflow_run": registered.mlflow_run,
+            "training_key": registered.training_key,
+        },
+        "input": {"snapshot": ingested.snapshot, "digest": ingested.digest},
+        "rows_in": ingested.rows,
+        "rows": ingested.rows,
+        "quarantined": 0,
+    }

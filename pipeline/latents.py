@@ -1,0 +1,79 @@
+"""THE OUTPUT CONTRACT, version 1: what a downstream job may rely on. pyarrow only.
+
+Three lines for a reader:
+
+    from pipeline.latents import read
+    codes = read("workspace/latents/adult")            # an Arrow dataset: the newest snapshot, checked
+    table = codes.to_table(columns=["row_id", "mu"])
+
+A snapshot is complete, so any Parquet reader over `v000001/*.parquet` sees the same rows. The files' columns: the id,
+`mu` and `logvar` (fixed_size_list<float not null>[d], never null, never NaN), `recon` (a struct in the input's own
+names, types and units; optional), `model_version`, and the passthrough columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipeline.errors import DataError
+from pipeline.snapshots import Snapshot, latest
+
+CONTRACT: Final = 1
+RESERVED: Final = ("mu", "logvar", "recon", "model_version")
+
+
+def vector(latent: int) -> pa.DataType:
+    """fixed_size_list<element: float not null>[latent]."""
+    return pa.list_(pa.field("element", pa.float32(), nullable=False), latent)
+
+
+def schema(*, id: pa.Field, latent: int, recon: pa.DataType | None, passthrough: Sequence[pa.Field]) -> pa.Schema:
+    """The columns of a latents file."""
+    fields = [
+        id.with_nullable(False),
+        pa.field("mu", vector(latent), nullable=False),
+        pa.field("logvar", vector(latent), nullable=False),
+        *([pa.field("recon", recon, nullable=False)] if recon is not None else []),
+        pa.field("model_version", pa.string(), nullable=False),
+        *passthrough,
+    ]
+    return pa.schema(fields)
+
+
+def read(location: str | Path, *, version: int | None = None) -> ds.Dataset:
+    """The latents under a folder such as `workspace/latents/adult`, or of one snapshot `.../v000007`, as a dataset.
+
+    Raises DataError if there is no such snapshot or its files break the contract.
+    """
+    snapshot = resolve(Path(location), version)
+    contract = snapshot.manifest.get("contract")
+    if contract != CONTRACT:
+        raise DataError(f"written by latents contract {contract}; this reader knows {CONTRACT}", str(snapshot.directory))
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    codes = ds.dataset(snapshot.files, format=ds.ParquetFileFormat(default_fragment_scan_options=options))
+    _check(codes.schema, snapshot)
+    return codes
+
+
+def resolve(location: Path, version: int | None = None) -> Snapshot:
+    """The snapshot meant by a folder of snapshots (the newest, or `version`) or by a snapshot's own directory."""
+    if version is not None:
+        location = location / f"v{version:06d}"
+    if (location / "_manifest.json").is_file():
+        return Snapshot(location)
+    newest = latest(location) if version is None else None
+    if newest is None:
+        raise DataError("no snapshot here", str(location), "write one with `latentpipe encode`")
+    return newest
+
+
+def _check(found: pa.Schema, snapshot: Snapshot) -> None:
+    expected = vector(snapshot.manifest["latent"])
+    for name in ("mu", "logvar"):
+        if name not in found.names or not found.field(name).type.equals(expected):
+            raise DataError(f"column {name!r} is not {expected}", str(snapshot.directory))

@@ -1,0 +1,103 @@
+"""What one step tells the next: small frozen facts, JSON-able, never rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingested:
+    """A prepared dataset, published."""
+
+    snapshot: str
+    """Directory of the snapshot."""
+    digest: str
+    """sha256 of its manifest."""
+    rows_in: int
+    rows: int
+    quarantined: int
+    new: bool
+    """False if the same input had been ingested before and nothing was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished training."""
+
+    key: str
+    """sha256 over data, model and training settings: the same key is the same training."""
+    model: str
+    """Directory of the best model, pickle-free and sealed."""
+    digest: str
+    """sha256 over the model's files."""
+    mlflow_run: str
+    dataset: str
+    """Snapshot it was trained on."""
+    epochs: int
+    best_epoch: int
+    train_rows: int
+    test_rows: int
+    elbo: float
+    """Mean over the held-out test rows, nats per row in original units."""
+    log_likelihood: float
+    kl: float
+    active_units: int
+    latent: int
+    verdict: str
+    rows_per_s: float
+    """Steady training speed, rows per second over all workers."""
+    new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A version in the model registry."""
+
+    name: str
+    version: int
+    model: str
+    """Directory of the version's model files, on this machine."""
+    digest: str
+    mlflow_run: str
+    training_key: str
+    champion: bool
+    """Whether the alias `champion` points to this version."""
+    new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Latent codes, published."""
+
+    snapshot: str
+    digest: str
+    rows: int
+    quarantined: int
+    files: int
+    bytes: int
+    latent: int
+    model: str
+    """Name/version of the model that made them."""
+    new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """Low-dimensional coordinates of latent codes, published."""
+
+    snapshot: str
+    digest: str
+    rows: int
+    dims: int
+    explained: tuple[float, ...]
+    """Share of the latent variance along each coordinate."""
+    new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """The report of a run."""
+
+    page: str
+    """Path of the self-contained HTML page."""
+    plots: tuple[str, ...]

@@ -1,0 +1,133 @@
+"""register: a finished training -> a version in the MLflow registry, and the alias `champion` if it proves itself.
+
+A version becomes champion only after it was loaded back from the registry and gave the very codes the training's own
+model gives. The same model files are registered once.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Final
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+from pipeline import tracking
+from pipeline.codec import Codec
+from pipeline.config import RunConfig
+from pipeline.errors import InfrastructureError
+from pipeline.features import Feature, Features
+from pipeline.progress import Stage
+from pipeline.records import Registered, Trained
+from pipeline.snapshots import Snapshot
+
+CHECK_ROWS: Final = 256
+PACKAGES: Final = ("torch", "safetensors", "jaxtyping", "numpy", "pyarrow", "pandas", "pydantic", "mlflow")
+_HERE: Final = Path(__file__).parent
+
+
+def register(config: RunConfig, trained: Trained) -> Registered:
+    """Register the training's model, check the version, move the alias. A no-op for files already registered.
+
+    Raises InfrastructureError if MLflow cannot be reached or hands back another model than it was given.
+    """
+    with Stage("register") as stage:
+        version = tracking.find_version(config, digest=trained.digest)
+        new = version is None
+        if version is None:
+            version = _create(config, trained)
+        if new or version.tags.get(tracking.CHECKED_TAG) != "true":
+            _check(config, trained, version)
+            tracking.promote(config, version)
+        registered = record(config, version, new=new)
+        stage.update(f"{config.name} version {version.version}{', champion' if registered.champion else ''}")
+        return registered
+
+
+def champion(config: RunConfig) -> Registered:
+    """The version that `encode.alias` points to, resolved now; its files fetched and verified."""
+    return record(config, tracking.resolve(config, config.encode.alias), new=False)
+
+
+def record(config: RunConfig, version: ModelVersion, *, new: bool) -> Registered:
+    """The facts of a registered version."""
+    return Registered(
+        name=config.name,
+        version=int(version.version),
+        model=str(tracking.model_files(config, version)),
+        digest=version.tags[tracking.DIGEST_TAG],
+        mlflow_run=version.run_id,
+        training_key=version.tags[tracking.KEY_TAG],
+        champion=tracking.is_champion(config, version),
+        new=new,
+    )
+
+
+def _create(config: RunConfig, trained: Trained) -> ModelVersion:
+    model = Path(trained.model)
+    return tracking.create_version(
+        config,
+        run_id=trained.mlflow_run,
+        model=model,
+        serving=_HERE / "serving.py",
+        packages=[_HERE, _HERE.parent / "vae"],
+        signature=_signature(Features.load(model), config.model.latent),
+        requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in PACKAGES],
+        key=trained.key,
+    )
+
+
+def _check(config: RunConfig, trained: Trained, version: ModelVersion) -> None:
+    """Load the version as a stranger would, and compare its codes with the training's own model, bit for bit."""
+    rows = pq.ParquetFile(Snapshot(Path(trained.dataset)).files[0]).iter_batches(batch_size=CHECK_ROWS)
+    sample = pa.table(next(rows))
+    loaded = mlflow.pyfunc.load_model(f"models:/{config.name}/{version.version}")
+    features = Features.load(Path(trained.model))
+    found = loaded.predict(frame(features, sample))
+    expected = Codec.load(trained.model).encode(sample)
+    if not np.array_equal(np.stack(found["mu"].to_list()), expected.mu):
+        raise InfrastructureError(
+            f"version {version.version} of {config.name!r}, loaded back, gives other codes than the trained model",
+            cure="the alias was not moved; compare the versions in `latentpipe doctor`",
+        )
+
+
+def frame(features: Features, table: pa.Table) -> pd.DataFrame:
+    """The model's columns as the DataFrame that its signature asks for."""
+    columns = {feature.name: table.column(feature.name).to_pylist() for feature in features.columns}
+    kinds = {feature.name: feature for feature in features.columns}
+    return pd.DataFrame({name: pd.Series(cells, dtype=_dtype(kinds[name])) for name, cells in columns.items()})
+
+
+def _dtype(feature: Feature) -> str:
+    if feature.width > 1 or feature.type == "string":
+        return "object"
+    if feature.nullable:
+        return "object" if feature.type == "bool" else "float64"
+    return feature.type
+
+
+def _signature(features: Features, latent: int) -> ModelSignature:
+    codes = Array(DataType.float)
+    return ModelSignature(
+        inputs=Schema([ColSpec(_type(it), it.name, required=not it.nullable) for it in features.columns]),
+        outputs=Schema([ColSpec(codes, "mu"), ColSpec(codes, "logvar")]),
+    )
+
+
+def _type(feature: Feature) -> DataType | Array:
+    kinds = {"bool": DataType.boolean, "string": DataType.string, "int64": DataType.long, "uint32": DataType.long,
+             "int32": DataType.integer, "int16": DataType.integer, "int8": DataType.integer, "uint8": DataType.integer,
+             "uint16": DataType.integer, "float32": DataType.float, "float16": DataType.float}
+    scalar = kinds.get(str(feature.scalar), DataType.double)
+    if feature.width > 1:
+        return Array(scalar)
+    return DataType.double if feature.nullable and feature.type not in ("string", "bool") else scalar

@@ -1,0 +1,156 @@
+"""What a row must be: column types by name, and the rules that each cell is held to.
+
+A cell that breaks a rule is never altered; its row is handed back as `Rejected`, with the rule and the value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import ColumnConfig, RunConfig
+from pipeline.errors import ConfigError, DataError
+
+SCALARS: Final[dict[str, pa.DataType]] = {
+    **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": getattr(pa, f"float{bits}")() for bits in (16, 32, 64)},
+    "bool": pa.bool_(),
+    "string": pa.string(),
+}
+VALUE_SHOWN: Final = 60
+Mask = npt.NDArray[np.bool_]
+
+
+def arrow_type(name: str, *, column: str = "") -> pa.DataType:
+    """The Arrow type a TOML type name stands for: `int64`, `string`, `float32[64]`, ..."""
+    match = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", name)
+    if match is None or match[1] not in SCALARS:
+        raise ConfigError(
+            f"type = {name!r} is not known", f"columns.{column}", f"one of {', '.join(SCALARS)}, or float32[64]"
+        )
+    scalar = SCALARS[match[1]]
+    return pa.list_(pa.field("element", scalar), int(match[2])) if match[2] else scalar
+
+
+def type_name(kind: pa.DataType) -> str | None:
+    """The TOML name of an Arrow type; None for one that cannot be a feature."""
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "string"
+    if pa.types.is_fixed_size_list(kind) and (element := type_name(kind.value_type)) in SCALARS:
+        return f"{element}[{kind.list_size}]"
+    return next((name for name, scalar in SCALARS.items() if scalar.equals(kind)), None)
+
+
+def table_schema(config: RunConfig) -> pa.Schema:
+    """The columns of the prepared table: the id first, then features and passthrough columns."""
+    kept = config.role("id", "feature", "passthrough")
+    fields = [pa.field(name, arrow_type(it.type, column=name), nullable=it.nullable) for name, it in kept.items()]
+    if not config.role("id"):
+        fields = [pa.field(config.id_column, pa.int64(), nullable=False), *fields]
+    return pa.schema(sorted(fields, key=lambda it: it.name != config.id_column))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A row that broke the contract, and why."""
+
+    file: str
+    row: int
+    """Position among the file's data rows, from 0."""
+    column: str
+    rule: str
+    value: str
+    """Shortened."""
+
+
+def apply(
+    batch: pa.RecordBatch,
+    columns: Mapping[str, ColumnConfig],
+    *,
+    file: str,
+    first_row: int,
+    nan_is_missing: bool = False,
+) -> tuple[pa.RecordBatch, list[Rejected]]:
+    """Type the declared columns of a batch; hand back the rows that fit and, apart, those that do not."""
+    arrays, reasons = {}, dict[int, Rejected]()
+    for name, column in columns.items():
+        if name not in batch.schema.names:
+            known = ", ".join(batch.schema.names)
+            raise DataError(f"column {name!r} is missing; found: {known}", file, "rename it under [columns]")
+        kind = arrow_type(column.type, column=name)
+        source = _plain(batch.column(name))
+        arrays[name], broken = cast(source, kind, nullable=column.nullable, nan_is_missing=nan_is_missing)
+        for rule, mask in broken.items():
+            for row in np.flatnonzero(mask).tolist():
+                value = str(source[row].as_py())[:VALUE_SHOWN]
+                reasons.setdefault(
+                    row, Rejected(file=file, row=first_row + row, column=name, rule=rule, value=value)
+                )
+    typed = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+    if reasons:
+        keep = np.ones(len(batch), dtype=bool)
+        keep[list(reasons)] = False
+        typed = typed.filter(pa.array(keep))
+    return typed, [reasons[row] for row in sorted(reasons)]
+
+
+def cast(
+    array: pa.Array, kind: pa.DataType, *, nullable: bool, nan_is_missing: bool = False
+) -> tuple[pa.Array, dict[str, Mask]]:
+    """The array as `kind`, and for each broken rule the rows that break it."""
+    unfit = np.zeros(len(array), dtype=bool)
+    try:
+        typed = array.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        unfit = _unfit(array, kind)
+        typed = pc.if_else(pa.array(~unfit), array, pa.scalar(None, array.type)).cast(kind)
+    if nan_is_missing and pa.types.is_floating(kind):
+        typed = pc.if_else(pc.is_nan(typed), pa.scalar(None, kind), typed)
+    missing = np.zeros(len(array), dtype=bool) if nullable else _mask(pc.is_null(typed)) & ~unfit
+    rules = {f"not {kind}": unfit, "missing": missing, "not finite": _not_finite(typed)}
+    return typed, {rule: mask for rule, mask in rules.items() if mask.any()}
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _unfit(array: pa.Array, kind: pa.DataType) -> Mask:
+    """Which rows cannot be cast. Only called once a cast failed, so it may go value by value."""
+    verdicts = [value.is_valid and not _fits(value, kind) for value in array]
+    return np.array(verdicts, dtype=bool)
+
+
+def _fits(value: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value.as_py()], type=value.type).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
+
+
+def _not_finite(array: pa.Array) -> Mask:
+    if pa.types.is_fixed_size_list(array.type) and pa.types.is_floating(array.type.value_type):
+        width = array.type.list_size
+        present = _mask(pc.is_valid(array))
+        wrong = _mask(pc.invert(pc.is_finite(array.flatten()))).reshape(-1, width).any(axis=1)
+        result = np.zeros(len(array), dtype=bool)
+        result[present] = wrong
+        return result
+    if pa.types.is_floating(array.type):
+        return _mask(pc.invert(pc.is_finite(array)))
+    return np.zeros(len(array), dtype=bool)
+
+
+def _mask(array: pa.Array) -> Mask:
+    mask: Mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+    return mask

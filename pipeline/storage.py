@@ -1,0 +1,181 @@
+"""All of a snapshot, or none of it: write files where no reader looks, then publish them with one rename.
+
+    with attempt(root, run_key) as directory:          # <root>/_attempts/<run key>/<uuid>/
+        parts = [write(directory, "part-00000.parquet", batches, schema=schema) ...]
+        snapshot = publish(root, directory, parts, manifest)      # -> <root>/v000007/, complete
+
+The rename of a finished directory to a name that does not exist yet is the commit; two writers cannot both do it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CommitConflict, DataError, InfrastructureError
+from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest
+
+ROW_GROUP_ROWS = 65_536
+COMMIT_TRIES = 20
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One finished file of a snapshot."""
+
+    path: str
+    """Relative to the snapshot."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def key_of(**facts: Any) -> str:
+    """A run key: sha256 over the facts that determine the output. No clock, no random."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def attempt(root: Path, run_key: str) -> Iterator[Path]:
+    """A fresh directory for one try at a snapshot; gone afterwards, whatever happened."""
+    directory = root / "_attempts" / run_key[:16] / uuid.uuid4().hex
+    with storage_errors(directory):
+        directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        _remove_empty(directory.parent, directory.parent.parent)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into InfrastructureError naming the path."""
+    try:
+        yield
+    except OSError as error:
+        cure = "free some space, then run again" if error.errno == errno.ENOSPC else "check the folder, then run again"
+        raise InfrastructureError(f"cannot write: {error.strerror or error}", str(path), cure) from error
+
+
+def write(directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Part:
+    """Write one Parquet file, durable and with page checksums, and read its footer back."""
+    path = directory / name
+    with storage_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
+            for batch in batches:
+                writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+        _sync(path)
+        rows = pq.read_metadata(path).num_rows
+        return Part(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot:
+    """Make the parts visible under the next version, at once; `manifest["run_key"]` says what they are.
+
+    If another run with the same key came first, its snapshot is the answer. Raises CommitConflict when other runs keep
+    taking the next version.
+    """
+    staged = directory / "snapshot"
+    with storage_errors(staged):
+        for part in parts:
+            (staged / part.path).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(directory / part.path, staged / part.path)
+        for _ in range(COMMIT_TRIES):
+            if (winner := find(root, manifest["run_key"])) is not None:
+                return winner
+            if (snapshot := _commit(root, staged, parts, manifest)) is not None:
+                _point(root, snapshot)
+                return snapshot
+    raise CommitConflict(f"other runs took {COMMIT_TRIES} versions in a row", str(root), "run again when they are done")
+
+
+def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
+    previous = latest(root)
+    version = previous.version + 1 if previous else 1
+    facts = {**manifest, "version": version, "previous": previous.directory.name if previous else None}
+    files = [asdict(part) for part in sorted(parts, key=lambda part: part.path) if not part.path.startswith("_")]
+    (staged / MANIFEST).write_text(json.dumps({**facts, "files": files}, indent=1, sort_keys=True))
+    for path in (staged / MANIFEST, staged):
+        _sync(path)
+    target = root / directory_name(version)
+    try:
+        os.rename(staged, target)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return None
+        raise
+    _sync(root)
+    return Snapshot(target)
+
+
+def _point(root: Path, snapshot: Snapshot) -> None:
+    """Move `_latest.json`, a convenience: the manifests are the truth."""
+    pointer = root / f"_latest.{uuid.uuid4().hex}"
+    pointer.write_text(json.dumps({"snapshot": snapshot.directory.name, "version": snapshot.version}))
+    os.replace(pointer, root / "_latest.json")
+
+
+def verify_rows(expected: int, parts: Sequence[Part], where: Path) -> None:
+    """Raise DataError unless the parts hold exactly the expected rows."""
+    rows = sum(part.rows for part in parts)
+    if rows != expected:
+        raise DataError(f"{rows:,} rows written, {expected:,} expected; nothing was published", str(where))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    """Parquet settings: floats as split byte streams, everything else by dictionary, zstd, checksums on each page."""
+    leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+    floats = [path for path, kind in leaves if pa.types.is_float32(kind) or pa.types.is_float64(kind)]
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_byte_stream_split": floats or False,
+        "use_dictionary": [path for path, _ in leaves if path not in floats] or False,
+        "write_page_checksum": True,
+        "write_page_index": True,
+    }
+
+
+def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    return [(path, kind)]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_empty(*directories: Path) -> None:
+    for directory in directories:
+        try:
+            directory.rmdir()
+        except OSError:
+            return

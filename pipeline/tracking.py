@@ -1,0 +1,222 @@
+"""MLflow: the one file that owns it. Training runs with live metrics; versions in the registry; the alias.
+
+Everything is logged by the driver alone, over absolute URIs: workers may change directories, and sqlite has one writer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+SAFE: Final = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_LOG_UV_FILES": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+os.environ.update({name: os.environ.get(name, value) for name, value in SAFE.items()})
+
+import mlflow  # noqa: E402  (reads the environment above when imported)
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+from pipeline.config import RunConfig  # noqa: E402
+from pipeline.errors import ConfigError, InfrastructureError  # noqa: E402
+from pipeline.records import Ingested  # noqa: E402
+from vae import checkpoint  # noqa: E402
+from vae.evaluate import Evaluation  # noqa: E402
+
+KEY_TAG: Final = "latentpipe.training_key"
+DIGEST_TAG: Final = "latentpipe.model_digest"
+CHECKED_TAG: Final = "latentpipe.checked"
+CHAMPION: Final = "champion"
+DIGEST_LENGTH: Final = 36
+"""Longest dataset digest that MLflow's database holds."""
+
+
+def connect(config: RunConfig) -> MlflowClient:
+    """A client of the run's tracking server; sqlite in the workspace by default."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = config.tracking.uri or f"sqlite:///{config.root / 'mlflow.db'}"
+    config.root.mkdir(parents=True, exist_ok=True)
+    with _mlflow_errors(uri):
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def _mlflow_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise InfrastructureError(f"MLflow: {error.message}", where, "is the tracking server up? then run again") from error
+
+
+@dataclass
+class TrainingRun:
+    """One training as one MLflow run, whichever process works on it."""
+
+    client: MlflowClient
+    id: str
+
+    @classmethod
+    def open(cls, config: RunConfig, *, key: str, dataset: Ingested) -> Self:
+        """The run of this training key; a new one unless an interrupted training has left its own."""
+        client = connect(config)
+        experiment = _experiment(client, config)
+        left = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if left:
+            client.set_terminated(left[0].info.run_id, "RUNNING")
+            return cls(client, left[0].info.run_id)
+        run = cls(client, client.create_run(experiment, run_name=f"{config.name}-{key[:8]}").info.run_id)
+        settings = config.to_dict()
+        params = [Param(name, str(value)[:500]) for name, value in _flat({k: settings[k] for k in ("model", "train")})]
+        tags = [RunTag(KEY_TAG, key), RunTag("latentpipe.dataset_digest", dataset.digest)]
+        client.log_batch(run.id, params=params, tags=tags)
+        client.log_dict(run.id, settings, "config.json")
+        client.log_inputs(run.id, [DatasetInput(_dataset(config, dataset), tags=[])])
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            stopped = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            self.client.set_terminated(self.id, stopped)
+
+    def log(self, epochs: Sequence[dict[str, float]]) -> None:
+        """The metrics of some epochs, while the training runs."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(epoch["epoch"]))
+            for epoch in epochs
+            for name, value in epoch.items()
+            if name != "epoch"
+        ]
+        self.client.log_batch(self.id, metrics=metrics)
+
+    def finish(self, evaluation: Evaluation, model: Path, *, history: Sequence[dict[str, float]]) -> None:
+        """The figures on the test rows, the best model's files, and the end of the run."""
+        figures = {name: value for name, value in asdict(evaluation).items() if isinstance(value, int | float)}
+        now, step = int(time.time() * 1000), len(history)
+        self.client.log_batch(self.id, metrics=[Metric(f"test_{k}", float(v), now, step) for k, v in figures.items()])
+        self.client.log_artifact(self.id, str(model / "evaluation.json"))
+        self.client.set_terminated(self.id, "FINISHED")
+
+
+def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:
+    """Copy the files of a directory to the run's artefacts."""
+    with _mlflow_errors(run_id):
+        connect(config).log_artifacts(run_id, str(directory), folder)
+
+
+def find_version(config: RunConfig, *, digest: str) -> ModelVersion | None:
+    """The version of the run's model that holds exactly these model files, if there is one."""
+    client = connect(config)
+    try:
+        versions = client.search_model_versions(f"name = '{config.name}'")
+    except MlflowException:
+        return None
+    return next((it for it in versions if it.tags.get(DIGEST_TAG) == digest), None)
+
+
+def resolve(config: RunConfig, alias: str) -> ModelVersion:
+    """The version an alias points to now. Raises ConfigError if there is none."""
+    try:
+        return connect(config).get_model_version_by_alias(config.name, alias)
+    except MlflowException:
+        raise ConfigError(
+            f"no version of model {config.name!r} has the alias {alias!r}", cure="run `latentpipe register` first"
+        ) from None
+
+
+def is_champion(config: RunConfig, version: ModelVersion) -> bool:
+    """Whether the alias `champion` points to this version."""
+    aliases = connect(config).get_registered_model(config.name).aliases
+    return str(aliases.get(CHAMPION)) == str(version.version)
+
+
+def create_version(
+    config: RunConfig, *, run_id: str, model: Path, serving: Path, packages: Sequence[Path], signature: Any, requirements: Sequence[str], key: str
+) -> ModelVersion:
+    """Log the model's files, with the code that reads them, and register them as a version. No pickle anywhere."""
+    with _mlflow_errors(config.name), mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(serving),
+            artifacts={"model": str(model)},
+            code_paths=[str(package) for package in packages],
+            signature=signature,
+            pip_requirements=list(requirements),
+            registered_model_name=config.name,
+            tags={DIGEST_TAG: checkpoint.digest(model)},
+        )
+    client, number = connect(config), str(logged.registered_model_version)
+    for name, value in {DIGEST_TAG: checkpoint.digest(model), KEY_TAG: key}.items():
+        client.set_model_version_tag(config.name, number, name, value)
+    return client.get_model_version(config.name, number)
+
+
+def promote(config: RunConfig, version: ModelVersion) -> None:
+    """Note that the version was checked; then, last, point the alias `champion` to it."""
+    client = connect(config)
+    with _mlflow_errors(config.name):
+        client.set_model_version_tag(config.name, version.version, CHECKED_TAG, "true")
+        if config.tracking.promote:
+            client.set_registered_model_alias(config.name, CHAMPION, version.version)
+
+
+def model_files(config: RunConfig, version: ModelVersion) -> Path:
+    """The version's model directory, fetched once into the workspace, where every worker can read it."""
+    directory = config.root / "models" / config.name / f"version-{version.version}"
+    try:
+        checkpoint.verify(directory)
+    except checkpoint.CheckpointError:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _mlflow_errors(config.name):
+            uri = f"models:/{config.name}/{version.version}/artifacts/model"
+            fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(directory.with_suffix(".partial"))))
+        fetched.rename(directory)
+        shutil.rmtree(directory.with_suffix(".partial"), ignore_errors=True)
+        checkpoint.verify(directory)
+    return directory
+
+
+def _experiment(client: MlflowClient, config: RunConfig) -> str:
+    name = config.tracking.experiment or config.name
+    if (experiment := client.get_experiment_by_name(name)) is not None:
+        return str(experiment.experiment_id)
+    location = None if config.tracking.uri else (config.root / "mlartifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _dataset(config: RunConfig, ingested: Ingested) -> Dataset:
+    source = json.dumps({"uri": Path(ingested.snapshot).as_uri()})
+    profile = json.dumps({"rows": ingested.rows, "quarantined": ingested.quarantined, "manifest": ingested.digest})
+    return Dataset(config.name, ingested.digest[:DIGEST_LENGTH], "local", source, profile=profile)
+
+
+def _flat(settings: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

@@ -1,0 +1,269 @@
+"""train: a prepared dataset -> the best model and its evaluation, by Ray Train over CPU or GPU workers.
+
+The training's key is a hash of the data, the model and the settings: the same key is the same training, done once,
+and resumed from its newest whole checkpoint if it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, ScalingConfig
+from ray.train import TrainingFailedError, get_context
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+
+from pipeline import features, shards, worker
+from pipeline.cluster import ray_session
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
+from pipeline.progress import Stage
+from pipeline.records import Ingested, Trained
+from pipeline.snapshots import Snapshot
+from pipeline.storage import key_of, storage_errors
+from pipeline.tracking import TrainingRun
+from pipeline.worker import Job, Metrics, Place
+from vae import checkpoint
+
+CONTRACT = 1
+BYTES_PER_FEATURE = 5
+POLL_S = 0.3
+STARVED_S = 120
+
+
+def train(config: RunConfig, ingested: Ingested) -> Trained:
+    """Train on the snapshot, or return at once if this very training is done.
+
+    Raises DataError if there is nothing to learn from, InfrastructureError if workers cannot be had or keep dying.
+    """
+    with Stage("train") as stage:
+        key = training_key(config, ingested)
+        directory = config.root / "training" / key[:16]
+        if (done := finished(directory)) is not None:
+            stage.update(f"unchanged, the training {key[:16]} stands")
+            return done
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        job = _prepare(config, ingested, directory)
+        run = TrainingRun.open(config, key=key, dataset=ingested)
+        with run, ray_session(config.cluster, workers=config.train.num_workers, log=config.root / "logs" / "ray.log"):
+            progress, evaluation = _fit(config, job, stage, run)
+        run.finish(evaluation, directory / "model", history=progress.history)
+        return _record(config, ingested, key, directory, progress, evaluation, run.id)
+
+
+def training_key(config: RunConfig, ingested: Ingested) -> str:
+    """The identity of a training: dataset, columns, network and settings; not where or how fast it runs."""
+    settings = config.to_dict()
+    free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
+    learning = {name: value for name, value in settings["train"].items() if name not in free}
+    split = {name: settings["data"][name] for name in ("validation", "test")}
+    return key_of(
+        contract=CONTRACT,
+        dataset=ingested.digest,
+        columns=settings["columns"],
+        model=settings["model"],
+        train=learning,
+        split=split,
+    )
+
+
+def finished(directory: Path) -> Trained | None:
+    """The record of a training that ran to its end and whose model still verifies."""
+    try:
+        facts = json.loads((directory / "trained.json").read_text())
+        checkpoint.verify(directory / "model")
+    except (OSError, ValueError):
+        return None
+    return Trained(**{**facts, "new": False})
+
+
+def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
+    """Fit the preprocessing on the training rows, check that the job is possible, and describe it."""
+    snapshot = Snapshot(Path(ingested.snapshot))
+    job = Job(
+        directory=str(directory),
+        parts=tuple(map(str, snapshot.files)),
+        id_column=config.id_column,
+        validation=config.data.validation,
+        test=config.data.test,
+        network=config.model,
+        train=config.train,
+    )
+    counts = dict.fromkeys((shards.TRAIN, shards.VALIDATION, shards.TEST), 0)
+    fitted = features.fit(_training_rows(job, counts), config.role("feature"))
+    if not all(counts.values()):
+        raise DataError(
+            f"{ingested.rows:,} rows give {counts[0]:,} to train on, {counts[1]:,} to validate and {counts[2]:,} to test",
+            ingested.snapshot,
+            "more rows, or other shares in data.validation and data.test",
+        )
+    width = sum(feature.width for feature in fitted.columns)
+    needed = -(-ingested.rows * width * BYTES_PER_FEATURE // 2**20)
+    if needed > config.train.memory_mb:
+        raise ConfigError(
+            f"the rows take {needed:,} MB in each worker, train.memory_mb allows {config.train.memory_mb:,}",
+            cure=f"--set train.memory_mb={needed}, or fewer features",
+        )
+    fitted.save(directory)
+    return job
+
+
+def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]:
+    for part in job.parts:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            for batch in file.iter_batches():
+                split = shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
+                for kind in counts:
+                    counts[kind] += int((split == kind).sum())
+                yield batch.filter(pa.array(split == shards.TRAIN))
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where rank 0 pins what it has done, for the driver to read while training runs."""
+
+    def __init__(self) -> None:
+        self.pinned: list[Metrics] = []
+
+    def pin(self, metrics: Metrics) -> None:
+        self.pinned.append(metrics)
+
+    def take(self) -> list[Metrics]:
+        taken, self.pinned = self.pinned, []
+        return taken
+
+
+def _loop(settings: dict[str, Any]) -> tuple[worker.Progress, worker.Evaluation]:
+    """What Ray runs on each worker."""
+    context, board = get_context(), settings["board"]
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+    return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
+
+
+def _fit(
+    config: RunConfig, job: Job, stage: Stage, run: TrainingRun
+) -> tuple[worker.Progress, worker.Evaluation]:
+    """Run the workers; say and log what they report while they do."""
+    board = _Board.remote()  # type: ignore[attr-defined]
+    settings = config.train
+    resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
+    _check_resources(resources, settings.num_workers)
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={"job": job, "board": board},
+        torch_config=TorchConfig(timeout_s=STARVED_S),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers, use_gpu=settings.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RayRunConfig(
+            name=job.path.name,
+            storage_path=str(job.path / "ray"),
+            failure_config=FailureConfig(max_failures=settings.max_restarts, controller_failure_limit=3),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    with ThreadPoolExecutor(max_workers=1) as threads:  # not the main thread, where Ray would take over Ctrl-C
+        future = threads.submit(trainer.fit)
+        try:
+            for metrics in _pinned(board, future):
+                run.log(metrics)
+                stage.update(_line(metrics[-1], settings.epochs))
+        except BaseException:
+            ray.shutdown()  # ends the workers, and so the thread that waits for them
+            raise
+        return _result(future)
+
+
+def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
+    """What the workers report, until they are done."""
+    while not future.done():
+        try:
+            future.exception(timeout=POLL_S)
+        except TimeoutError:
+            pass
+        if metrics := ray.get(board.take.remote()):
+            yield metrics
+
+
+def _result(future: Future[Any]) -> tuple[worker.Progress, worker.Evaluation]:
+    try:
+        progress, evaluation = future.result().return_value
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    except RayError as error:
+        raise InfrastructureError(f"Ray failed: {error}", cure="run again: it resumes from the last checkpoint") from error
+    return progress, evaluation
+
+
+def _cause(error: Exception) -> LatentpipeError:
+    """Our own error from inside a worker, if that is what ended the run."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, LatentpipeError):
+            return cause
+    return InfrastructureError(f"training failed: {error}", cure="run again: it resumes from the last checkpoint")
+
+
+def _check_resources(resources: dict[str, int], workers: int) -> None:
+    there = ray.cluster_resources()
+    for kind, amount in resources.items():
+        if there.get(kind, 0) < amount * workers:
+            raise InfrastructureError(
+                f"{workers} workers with {amount} {kind} each asked for, the cluster has {there.get(kind, 0):g} {kind}",
+                cure="fewer train.num_workers, other resources, or a larger cluster",
+            )
+
+
+def _line(metrics: Metrics, epochs: int) -> str:
+    left = (epochs - metrics["epoch"]) * metrics["epoch_s"]
+    return (
+        f"epoch {metrics['epoch']:.0f}/{epochs}, validation ELBO {metrics['elbo']:.3f} nats/row "
+        f"(log p(x|z) {metrics['log_likelihood']:.3f}, KL {metrics['kl']:.3f}), "
+        f"{metrics['rows_per_s']:,.0f} rows/s, at most {left:.0f} s left"
+    )
+
+
+def _record(
+    config: RunConfig,
+    ingested: Ingested,
+    key: str,
+    directory: Path,
+    progress: worker.Progress,
+    evaluation: worker.Evaluation,
+    mlflow_run: str,
+) -> Trained:
+    trained = Trained(
+        key=key,
+        model=str(directory / "model"),
+        digest=checkpoint.digest(directory / "model"),
+        mlflow_run=mlflow_run,
+        dataset=ingested.snapshot,
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        train_rows=ingested.rows - evaluation.rows,
+        test_rows=evaluation.rows,
+        elbo=evaluation.elbo,
+        log_likelihood=evaluation.log_likelihood,
+        kl=evaluation.kl,
+        active_units=evaluation.active_units,
+        latent=config.model.latent,
+        verdict=evaluation.verdict,
+        rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in progress.history),
+        new=True,
+    )
+    (directory / "history.json").write_text(json.dumps(progress.history))
+    partial = directory / "trained.partial"
+    partial.write_text(json.dumps(asdict(trained), indent=1))
+    partial.rename(directory / "trained.json")
+    return trained
