@@ -6,7 +6,6 @@ reader looks; only facts come back, and the driver publishes all of them at once
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from pipeline import latents, snapshots
+from pipeline import keys, latents, snapshots
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
@@ -28,9 +27,10 @@ from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.storage import Part, attempt, key_of, publish, verify_rows, write
+from pipeline.storage import Part, attempt, publish, verify_rows, write
 
-MAX_RESTARTS: Final = 3
+STALLED_S: Final = 600
+"""Ray Data replaces lost actors without end; a unit that kills each of them ends the run after this long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,7 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
     Raises DataError if the data lacks a column of the model's, InfrastructureError if actors cannot be had.
     """
     with Stage("encode") as stage:
-        run_key = key_of(
-            contract=latents.CONTRACT,
-            dataset=ingested.digest,
-            model=registered.digest,
-            reconstruct=config.encode.reconstruct,
-        )
+        run_key = keys.latents(config, dataset_digest=ingested.digest, model_digest=registered.digest)
         if (known := snapshots.find(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
@@ -122,14 +117,13 @@ def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterato
     """What each unit's actor says of the file it wrote, as they finish."""
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = STALLED_S
     encoded = ray.data.from_items(units, override_num_blocks=len(units)).map(
         UnitEncoder,
         fn_constructor_args=(output,),
         compute=ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if output.use_gpu else None,
-        max_restarts=MAX_RESTARTS,
-        max_task_retries=MAX_RESTARTS,
     )
     try:
         yield from encoded.iter_rows()
@@ -153,7 +147,7 @@ class UnitEncoder:
         """Encode one file; return the facts of the file written."""
         with pq.ParquetFile(unit["path"], page_checksum_verification=True) as file:
             table = file.read().sort_by(self.output.id_column)
-        name = f"{Path(unit['path']).stem}.{uuid.uuid4().hex}.parquet"
+        name = Path(unit["path"]).name
         schema = self._schema(table.schema)
         part = write(Path(self.output.directory), name, self._encoded(table, schema), schema=schema)
         return asdict(part)

@@ -13,16 +13,15 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import snapshots, sources
+from pipeline import keys, snapshots, sources
 from pipeline.config import ColumnConfig, RunConfig
 from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Ingested
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.storage import Part, attempt, key_of, publish, verify_rows, write
+from pipeline.storage import Part, attempt, publish, verify_rows, write
 
-CONTRACT: Final = 1
 ROW_ID: Final = ColumnConfig(type="int64", role="id")
 SHOWN: Final = 10
 QUARANTINE: Final = "_quarantine/part-00000.parquet"
@@ -44,14 +43,15 @@ def ingest(config: RunConfig) -> Ingested:
     with Stage("ingest") as stage:
         files = sources.files(config.data, workspace=config.root)
         inputs = [sources.digest(path) for path in files]
-        run_key = key_of(contract=CONTRACT, inputs=[it["sha256"] for it in inputs], rules=_rules(config))
+        run_key = keys.dataset(config, [it["sha256"] for it in inputs])
         if (known := snapshots.find(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
         with attempt(root(config), run_key) as directory:
-            intake = _Intake(config, stage)
+            intake = Intake(config, stage)
             parts = [*_write(config, intake.batches(files), directory)]
-            intake.check(files, parts)
+            intake.check(files)
+            verify_rows(intake.rows, parts, root(config))
             parts += intake.write_quarantine(directory)
             return record(publish(root(config), directory, parts, _manifest(config, run_key, inputs, intake)), new=True)
 
@@ -63,16 +63,16 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Ingested:
     return Ingested(snapshot=str(snapshot.directory), digest=snapshot.digest, new=new, **rows)
 
 
-def _rules(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what a snapshot holds."""
-    settings = config.to_dict()
-    reading = {key: value for key, value in settings["data"].items() if key not in ("uri", "validation", "test")}
-    typing = {name: {key: it[key] for key in ("type", "role", "nullable")} for name, it in settings["columns"].items()}
-    return {"data": reading, "columns": typing}
+def latest(config: RunConfig) -> Ingested:
+    """The newest dataset of the run's name. Raises DataError if there is none."""
+    snapshot = snapshots.latest(root(config))
+    if snapshot is None:
+        raise DataError("no dataset here", str(root(config)), "run `latentpipe ingest` first")
+    return record(snapshot)
 
 
 @dataclass
-class _Intake:
+class Intake:
     """The rows on their way in, and what is counted on the way."""
 
     config: RunConfig
@@ -91,16 +91,20 @@ class _Intake:
                 row += len(block.batch)
                 self.stage.count(self.rows_in, 0)
 
-    def check(self, files: list[Path], parts: list[Part]) -> None:
+    @property
+    def rows(self) -> int:
+        """Rows that kept the contract so far."""
+        return self.rows_in - len(self.rejected)
+
+    def check(self, files: list[Path]) -> None:
         """The rules that only the whole table can break."""
         where = ", ".join(map(str, files[:3])) + (" ..." if len(files) > 3 else "")
-        if sum(part.rows for part in parts) == 0:
-            raise DataError("no rows", where, "is data.header right?" if self.rows_in == 0 else "see [columns]")
+        if self.rows == 0:
+            raise DataError(f"no rows ({len(self.rejected):,} set aside)", where, "check the file and [columns]")
         for name in self.config.role("feature"):
             if not self.observed.get(name):
                 raise DataError(f"column {name!r} holds no value at all", where, "set its role to 'ignore'")
         self._check_ids(where)
-        verify_rows(self.rows_in - len(self.rejected), parts, root(self.config))
         share = len(self.rejected) / self.rows_in
         if share > self.config.data.quarantine_limit:
             raise DataError(
@@ -166,16 +170,16 @@ def _write(config: RunConfig, batches: Iterator[pa.RecordBatch], directory: Path
         yield write(directory, f"part-{number:05d}.parquet", held.to_batches(), schema=schema)
 
 
-def _manifest(config: RunConfig, run_key: str, inputs: list[dict[str, Any]], intake: _Intake) -> dict[str, Any]:
+def _manifest(config: RunConfig, run_key: str, inputs: list[dict[str, Any]], intake: Intake) -> dict[str, Any]:
     return {
         "kind": "dataset",
-        "contract": CONTRACT,
+        "contract": keys.CONTRACTS["dataset"],
         "run_key": run_key,
         "inputs": inputs,
-        "rules": _rules(config),
+        "rules": keys.rules(config),
         "schema": {it.name: str(it.type) for it in table_schema(config)},
         "rows_in": intake.rows_in,
-        "rows": intake.rows_in - len(intake.rejected),
+        "rows": intake.rows,
         "quarantined": len(intake.rejected),
     }
 

@@ -54,10 +54,15 @@ def read(location: str | Path, *, version: int | None = None) -> ds.Dataset:
     contract = snapshot.manifest.get("contract")
     if contract != CONTRACT:
         raise DataError(f"written by latents contract {contract}; this reader knows {CONTRACT}", str(snapshot.directory))
-    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    codes = ds.dataset(snapshot.files, format=ds.ParquetFileFormat(default_fragment_scan_options=options))
+    codes = open_file(*snapshot.files)
     _check(codes.schema, snapshot)
     return codes
+
+
+def open_file(*paths: Path) -> ds.Dataset:
+    """Parquet files as a dataset, page checksums verified on every read."""
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.dataset(list(paths), format=ds.ParquetFileFormat(default_fragment_scan_options=options))
 
 
 def resolve(location: Path, version: int | None = None) -> Snapshot:

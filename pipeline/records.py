@@ -95,9 +95,22 @@ class Reduced:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """New rows from the prior, published."""
+
+    snapshot: str
+    rows: int
+    seed: int
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reported:
     """The report of a run."""
 
     page: str
     """Path of the self-contained HTML page."""
     plots: tuple[str, ...]
+    """Paths of its plots, PNG."""
+    figures: dict[str, str]
+    """What the page's table says."""

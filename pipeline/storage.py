@@ -38,14 +38,11 @@ class Part:
 
     path: str
     """Relative to the snapshot."""
+    staged: str
+    """Relative to the attempt's directory, unlike any other try's: a late writer harms nobody."""
     rows: int
     bytes: int
     sha256: str
-
-
-def key_of(**facts: Any) -> str:
-    """A run key: sha256 over the facts that determine the output. No clock, no random."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -73,15 +70,15 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def write(directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Part:
     """Write one Parquet file, durable and with page checksums, and read its footer back."""
-    path = directory / name
+    staged = f"{uuid.uuid4().hex}.parquet"
+    path = directory / staged
     with storage_errors(path):
-        path.parent.mkdir(exist_ok=True)
         with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
             for batch in batches:
                 writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
         _sync(path)
         rows = pq.read_metadata(path).num_rows
-        return Part(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
+        return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot:
@@ -94,7 +91,7 @@ def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mappin
     with storage_errors(staged):
         for part in parts:
             (staged / part.path).parent.mkdir(parents=True, exist_ok=True)
-            os.rename(directory / part.path, staged / part.path)
+            os.rename(directory / part.staged, staged / part.path)
         for _ in range(COMMIT_TRIES):
             if (winner := find(root, manifest["run_key"])) is not None:
                 return winner
@@ -107,9 +104,10 @@ def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mappin
 def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
     previous = latest(root)
     version = previous.version + 1 if previous else 1
-    facts = {**manifest, "version": version, "previous": previous.directory.name if previous else None}
-    files = [asdict(part) for part in sorted(parts, key=lambda part: part.path) if not part.path.startswith("_")]
-    (staged / MANIFEST).write_text(json.dumps({**facts, "files": files}, indent=1, sort_keys=True))
+    files, aside = _listed(parts, aside=False), _listed(parts, aside=True)
+    before = previous.directory.name if previous else None
+    facts = {**manifest, "version": version, "previous": before, "files": files, "quarantine": aside}
+    (staged / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True))
     for path in (staged / MANIFEST, staged):
         _sync(path)
     target = root / directory_name(version)
@@ -121,6 +119,16 @@ def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[s
         raise
     _sync(root)
     return Snapshot(target)
+
+
+def _listed(parts: Sequence[Part], *, aside: bool) -> list[dict[str, Any]]:
+    """The parts as a manifest lists them: the data, or what was set aside under `_quarantine/`."""
+    facts = (asdict(part) for part in sorted(parts, key=lambda part: part.path))
+    return [
+        {name: value for name, value in it.items() if name != "staged"}
+        for it in facts
+        if it["path"].startswith("_") == aside
+    ]
 
 
 def _point(root: Path, snapshot: Snapshot) -> None:

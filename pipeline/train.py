@@ -22,19 +22,18 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, S
 from ray.train import TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
-from pipeline import features, shards, worker
+from pipeline import features, keys, shards, worker
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
 from pipeline.progress import Stage
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
-from pipeline.storage import key_of, storage_errors
+from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
 from pipeline.worker import Job, Metrics, Place
 from vae import checkpoint
 
-CONTRACT = 1
 BYTES_PER_FEATURE = 5
 POLL_S = 0.3
 STARVED_S = 120
@@ -46,7 +45,7 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
     Raises DataError if there is nothing to learn from, InfrastructureError if workers cannot be had or keep dying.
     """
     with Stage("train") as stage:
-        key = training_key(config, ingested)
+        key = keys.training(config, ingested.digest)
         directory = config.root / "training" / key[:16]
         if (done := finished(directory)) is not None:
             stage.update(f"unchanged, the training {key[:16]} stands")
@@ -61,22 +60,6 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
         return _record(config, ingested, key, directory, progress, evaluation, run.id)
 
 
-def training_key(config: RunConfig, ingested: Ingested) -> str:
-    """The identity of a training: dataset, columns, network and settings; not where or how fast it runs."""
-    settings = config.to_dict()
-    free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
-    learning = {name: value for name, value in settings["train"].items() if name not in free}
-    split = {name: settings["data"][name] for name in ("validation", "test")}
-    return key_of(
-        contract=CONTRACT,
-        dataset=ingested.digest,
-        columns=settings["columns"],
-        model=settings["model"],
-        train=learning,
-        split=split,
-    )
-
-
 def finished(directory: Path) -> Trained | None:
     """The record of a training that ran to its end and whose model still verifies."""
     try:
@@ -85,6 +68,14 @@ def finished(directory: Path) -> Trained | None:
     except (OSError, ValueError):
         return None
     return Trained(**{**facts, "new": False})
+
+
+def latest(config: RunConfig, ingested: Ingested) -> Trained:
+    """The finished training of this config on this dataset. Raises ConfigError if there is none."""
+    done = finished(config.root / "training" / keys.training(config, ingested.digest)[:16])
+    if done is None:
+        raise ConfigError("this config was not trained on the newest dataset", cure="run `latentpipe train` first")
+    return done
 
 
 def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:

@@ -1,0 +1,188 @@
+"""The command line: `latentpipe VERB run.toml`. The one place that imports inside functions, so `--help` costs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+EXIT_CODES: Final = """exit codes: 0 ok, 2 usage or config, 3 data contract, 4 infrastructure (trying again may help),
+5 commit conflict, 130 Ctrl-C, 143 SIGTERM"""
+RESUME: Final = "stopped; nothing half-done is visible. The same command again goes on from the last checkpoint."
+
+Answer = tuple[dict[str, Any], list[str]]
+Verb = Callable[["RunConfig", argparse.Namespace], Answer]
+
+
+def main(argv: Sequence[str] | None = None, *, run: Verb | None = None) -> NoReturn:
+    """Parse, do, print, exit. `run` does the whole way; who has Prefect hands it in."""
+    arguments = _parser(run).parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code, answer, lines = _attempt(arguments)
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        for line in lines:
+            print(line)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _attempt(arguments: argparse.Namespace) -> tuple[int, dict[str, Any], list[str]]:
+    from pipeline.errors import LatentpipeError
+
+    try:
+        answer, lines = arguments.do(arguments)
+    except LatentpipeError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        return error.exit_code, _failed(error.exit_code, str(error)), []
+    except KeyboardInterrupt:
+        return 130, _failed(130, RESUME), []
+    except SystemExit as end:
+        return 143, _failed(143, RESUME) if end.code == 143 else _failed(1, str(end)), []
+    return (4 if answer.get("ok") is False else 0), answer, lines
+
+
+def _failed(code: int, message: str) -> dict[str, Any]:
+    print(f"latentpipe: {message}", file=sys.stderr)
+    return {"ok": False, "exit_code": code, "error": message}
+
+
+def _terminated(signum: int, frame: Any) -> NoReturn:
+    sys.exit(128 + signum)
+
+
+def _parser(run: Verb | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="latentpipe", description="Rows in, latent codes out.", epilog=EXIT_CODES)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    init = _verb(verbs, "init", "look at a table and write a run's TOML", _init, file=False)
+    init.add_argument("--data", required=True, help="file, folder or glob")
+    init.add_argument("--out", help="the TOML to write (default: NAME.toml)")
+    init.add_argument("--name", default="", help="name of the run (default: the file's)")
+    init.add_argument("--force", action="store_true", help="overwrite the TOML")
+    if run is not None:
+        _verb(verbs, "run", "the whole way, as one Prefect flow", _with_config(run))
+    _verb(verbs, "plan", "what would be done, and why; writes nothing", _with_config(_plan))
+    _verb(verbs, "ingest", "table -> typed, immutable Parquet snapshot", _with_config(_ingest))
+    _verb(verbs, "train", "snapshot -> best model (Ray Train)", _with_config(_train))
+    _verb(verbs, "register", "model -> version, maybe champion (MLflow)", _with_config(_register))
+    _verb(verbs, "encode", "champion and snapshot -> latents in Parquet (Ray Data)", _with_config(_encode))
+    _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
+    _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
+    sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
+    sample.add_argument("--rows", type=int, default=1000, help="how many (default: 1000)")
+    sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    _verb(verbs, "doctor", "is everything here, and does it work?", _doctor, optional=True)
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, text: str, do: Callable[[argparse.Namespace], Answer], *, file: bool = True, optional: bool = False
+) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+    if file:
+        verb.add_argument("file", nargs="?" if optional else None, help="the run's TOML")
+        verb.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting")
+    verb.add_argument("--json", action="store_true", help="print one JSON object, last")
+    verb.add_argument("--debug", action="store_true", help="print tracebacks")
+    verb.set_defaults(do=do)
+    return verb
+
+
+def _with_config(verb: Verb) -> Callable[[argparse.Namespace], Answer]:
+    def do(arguments: argparse.Namespace) -> Answer:
+        from pipeline.config import load
+
+        return verb(load(arguments.file, overrides=tuple(arguments.set)), arguments)
+
+    return do
+
+
+def _facts(record: Any) -> Answer:
+    facts = asdict(record)
+    return facts, [f"{name:<14} {value}" for name, value in facts.items()]
+
+
+def _init(arguments: argparse.Namespace) -> Answer:
+    from pipeline.errors import ConfigError
+    from pipeline.init import init
+
+    text = init(arguments.data, name=arguments.name)
+    path = Path(arguments.out or f"{arguments.name or Path(arguments.data).name.split('.')[0]}.toml")
+    if path.exists() and not arguments.force:
+        raise ConfigError("the file exists already", str(path), "--out another one, or --force")
+    path.write_text(text, encoding="utf-8")
+    lines = [text, f"written to {path}", f"next: look at it, then latentpipe run {path}"]
+    return {"path": str(path)}, lines
+
+
+def _plan(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.plan import plan
+
+    planned = plan(config)
+    return planned.to_dict(), planned.lines()
+
+
+def _ingest(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.ingest import ingest
+
+    return _facts(ingest(config))
+
+
+def _train(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import ingest, train
+
+    return _facts(train.train(config, ingest.latest(config)))
+
+
+def _register(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import ingest, register, train
+
+    return _facts(register.register(config, train.latest(config, ingest.latest(config))))
+
+
+def _encode(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import encode, ingest, register
+
+    return _facts(encode.encode(config, register.champion(config), ingest.latest(config)))
+
+
+def _reduce(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import encode, reduce
+
+    return _facts(reduce.reduce(config, encode.latest(config)))
+
+
+def _report(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import encode, reduce, report
+
+    encoded = encode.latest(config)
+    return _facts(report.report(config, encoded, reduce.latest(config, encoded)))
+
+
+def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import register, sample
+
+    return _facts(sample.sample(config, register.champion(config), rows=arguments.rows, seed=arguments.seed))
+
+
+def _doctor(arguments: argparse.Namespace) -> Answer:
+    from pipeline.config import load, parse
+    from pipeline.doctor import doctor
+
+    bare = {"name": "doctor", "data": {"uri": "-"}, "columns": {"x": {"type": "float32", "likelihood": "gaussian"}}}
+    config = load(arguments.file, overrides=tuple(arguments.set)) if arguments.file else parse(bare)
+    findings = doctor(config)
+    lines = [f"{'ok  ' if it.ok else 'FAIL'} {it.check:<9} {it.detail}" for it in findings]
+    return {"ok": all(it.ok for it in findings), "checks": [asdict(it) for it in findings]}, lines

@@ -1,0 +1,62 @@
+"""What identifies the output of each step: a sha256 over all that determines it. No clock, no random, no path.
+
+The same key is the same output: a step whose key is already published has nothing to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pipeline.config import RunConfig
+
+CONTRACTS: Final = {"dataset": 1, "training": 1, "latents": 1, "reduced": 1, "samples": 1}
+"""Version of what each step writes; raising one makes every key of that step new."""
+
+
+def dataset(config: RunConfig, inputs: Sequence[str]) -> str:
+    """Of a prepared dataset: the files' digests, in order, and the rules they are read by."""
+    return _key("dataset", inputs=list(inputs), rules=rules(config))
+
+
+def rules(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide what a prepared dataset holds."""
+    settings = config.to_dict()
+    reading = {key: value for key, value in settings["data"].items() if key not in ("uri", "validation", "test")}
+    typing = {name: {key: it[key] for key in ("type", "role", "nullable")} for name, it in settings["columns"].items()}
+    return {"data": reading, "columns": typing}
+
+
+def training(config: RunConfig, dataset_digest: str) -> str:
+    """Of a training: dataset, columns, network and settings; not where it runs."""
+    settings = config.to_dict()
+    free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
+    return _key(
+        "training",
+        dataset=dataset_digest,
+        columns=settings["columns"],
+        model=settings["model"],
+        train={name: value for name, value in settings["train"].items() if name not in free},
+        split={name: settings["data"][name] for name in ("validation", "test")},
+    )
+
+
+def latents(config: RunConfig, *, dataset_digest: str, model_digest: str) -> str:
+    """Of latent codes: dataset, model, and what is written beside the codes."""
+    return _key("latents", dataset=dataset_digest, model=model_digest, reconstruct=config.encode.reconstruct)
+
+
+def reduced(config: RunConfig, latents_digest: str) -> str:
+    """Of reduced coordinates: the codes and the number of dimensions."""
+    return _key("reduced", latents=latents_digest, dims=config.reduce.dims)
+
+
+def samples(model_digest: str, *, rows: int, seed: int) -> str:
+    """Of rows sampled from the prior."""
+    return _key("samples", model=model_digest, rows=rows, seed=seed)
+
+
+def _key(kind: str, **facts: Any) -> str:
+    return hashlib.sha256(json.dumps({"contract": CONTRACTS[kind], **facts}, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""plan: what a run would do, and why: columns, parameters, rows, work units, bytes. Reads; writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import features, keys, snapshots, sources
+from pipeline.config import RunConfig
+from pipeline.ingest import Intake
+from pipeline.progress import Stage
+from vae.config import ModelConfig
+from vae.model import VAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run would do."""
+
+    columns: dict[str, str]
+    """Likelihood, or role, of each column."""
+    features: int
+    parameters: int
+    latent: int
+    source_files: int
+    source_bytes: int
+    rows_in: int
+    rows: int
+    work_units: int
+    latents_bytes: int
+    """Of the codes alone, before compression."""
+    dataset: str
+    """`new`, or the snapshot that already holds it."""
+    training: str
+    """`new`, `resume`, or the training that is done."""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        columns = [f"  {name:<24} {what}" for name, what in self.columns.items()]
+        return [
+            "columns",
+            *columns,
+            f"source     {self.source_files:,} files, {self.source_bytes:,} bytes, {self.rows_in:,} rows ({self.rows:,} keep the contract)",
+            f"model      {self.features:,} features -> {self.latent} latents, {self.parameters:,} parameters",
+            f"encode     {self.work_units:,} work units, about {self.latents_bytes:,} bytes of codes before compression",
+            f"dataset    {self.dataset}",
+            f"training   {self.training}",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(config: RunConfig) -> Planned:
+    """Read the source as `ingest` would, and say what each step would do. Raises what `ingest` would raise."""
+    with Stage("plan") as stage:
+        files = sources.files(config.data, workspace=config.root)
+        intake = Intake(config, stage)
+        fitted = features.fit(intake.batches(files), config.role("feature"))
+        intake.check(files)
+        model = ModelConfig(columns=fitted.model_columns(), network=config.model)
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
+    return Planned(
+        columns={name: it.likelihood or it.role for name, it in config.columns.items()},
+        features=model.features,
+        parameters=parameters,
+        latent=config.model.latent,
+        source_files=len(files),
+        source_bytes=sum(path.stat().st_size for path in files),
+        rows_in=intake.rows_in,
+        rows=intake.rows,
+        work_units=-(-intake.rows // config.data.part_rows),
+        latents_bytes=intake.rows * config.model.latent * 8,
+        **_standing(config, files),
+    )
+
+
+def _standing(config: RunConfig, files: list[Path]) -> dict[str, str]:
+    """What is done already."""
+    key = keys.dataset(config, [str(sources.digest(path)["sha256"]) for path in files])
+    known = snapshots.find(config.root / "datasets" / config.name, key)
+    if known is None:
+        return {"dataset": "new", "training": "new"}
+    training = config.root / "training" / keys.training(config, known.digest)[:16]
+    state = f"done, {training.name}" if (training / "trained.json").exists() else "new"
+    begun = state == "new" and (training / "checkpoints").is_dir()
+    return {"dataset": f"unchanged, {known.directory}", "training": "resume" if begun else state}

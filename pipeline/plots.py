@@ -1,0 +1,106 @@
+"""The report's plots: each a matplotlib figure from plain numbers, with the number that matters in its title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+INK, BLUE, RED, GREY = "#222222", "#2b6cb0", "#c0392b", "#b8c0cc"
+WORST: Final = 10
+CATEGORIES: Final = 12
+Numbers = npt.NDArray[Any]
+
+
+def loss_curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
+    """Validation reconstruction and KL by epoch, apart."""
+    epochs = [it["epoch"] for it in history]
+    figure, (left, right) = _panels(2)
+    left.plot(epochs, [-it["log_likelihood"] for it in history], color=BLUE, label="validation -log p(x|z)")
+    left.plot(epochs, [-it["elbo"] for it in history], color=INK, label="validation -ELBO")
+    right.plot(epochs, [it["kl"] for it in history], color=RED, label="validation KL")
+    for axes in (left, right):
+        axes.axvline(best_epoch, color=GREY, zorder=0, label=f"best epoch, {best_epoch}")
+        axes.set(xlabel="epoch", ylabel="nats per row")
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"Best validation ELBO {max(it['elbo'] for it in history):.3f} nats per row", fontsize=10)
+    return figure
+
+
+def latent_use(kl: Sequence[float], variance: Sequence[float], active: int) -> Figure:
+    """KL per latent dimension, sorted; dimensions in use are coloured."""
+    order = np.argsort(kl)[::-1]
+    figure, (axes,) = _panels(1)
+    colours = [BLUE if variance[i] > 0.01 else GREY for i in order]
+    axes.bar(range(len(kl)), np.asarray(kl)[order], color=colours)
+    axes.set_xticks(range(len(kl)), [str(i) for i in order], fontsize=7)
+    axes.set(xlabel="latent dimension, by KL", ylabel="KL, nats per row")
+    figure.suptitle(f"{active} of {len(kl)} latent dimensions active (blue)", fontsize=10)
+    return figure
+
+
+def scatter(coords: Numbers, explained: Sequence[float], colours: Sequence[Any] | None, label: str) -> Figure:
+    """The first two coordinates of the latents, coloured by a column."""
+    figure, (axes,) = _panels(1)
+    second = coords[:, 1] if coords.shape[1] > 1 else np.zeros(len(coords))
+    _points(axes, coords[:, 0], second, colours, label)
+    axes.set(xlabel=f"PC 1 ({explained[0]:.0%})", ylabel=f"PC 2 ({explained[1]:.0%})" if len(explained) > 1 else "")
+    by = f", by {label}" if colours is not None else ""
+    figure.suptitle(f"{len(coords):,} latents on their principal components{by}", fontsize=10)
+    return figure
+
+
+def image_grid(originals: Numbers, reconstructions: Numbers, name: str) -> Figure:
+    """Images `[row, height, width]` above their reconstructions."""
+    figure, panels = _panels(2 * len(originals), rows=2, size=(1.0 * len(originals), 2.5))
+    low, high = float(originals.min()), float(originals.max())
+    for axes, image in zip(panels, [*originals, *reconstructions], strict=True):
+        axes.imshow(image, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+        axes.set_axis_off()
+    error = float(np.sqrt(((originals - reconstructions) ** 2).mean()))
+    figure.suptitle(f"{name}: originals above, reconstructions below (RMSE {error:.3g} in its own units)", fontsize=10)
+    return figure
+
+
+def column_errors(errors: Mapping[str, float], spread: Mapping[str, float]) -> Figure:
+    """Reconstruction error of the worst columns, as a share of what a constant guess would give."""
+    relative = {name: error / spread[name] for name, error in errors.items()}
+    worst = sorted(relative, key=lambda name: relative[name])[-WORST:]
+    figure, (axes,) = _panels(1)
+    axes.barh(worst, [relative[name] for name in worst], color=BLUE)
+    axes.axvline(1, color=RED, linewidth=1)
+    axes.set(xlabel="error / error of the best constant guess (red: no better)", xlim=(0, None))
+    axes.tick_params(axis="y", labelsize=8)
+    figure.suptitle(f"Reconstruction on test rows, the worst {len(worst)} of {len(errors)} columns", fontsize=10)
+    return figure
+
+
+def _points(axes: Any, x: Numbers, y: Numbers, colours: Sequence[Any] | None, label: str) -> None:
+    size = {"s": 5, "alpha": 0.7, "linewidths": 0}
+    if colours is None:
+        axes.scatter(x, y, color=BLUE, **size)
+        return
+    cells = np.array(["missing" if it is None else str(it) for it in colours])
+    kinds, counts = np.unique(cells, return_counts=True)
+    if len(kinds) > CATEGORIES and all(isinstance(it, int | float | None) for it in colours):
+        numbers = np.array([np.nan if it is None else float(it) for it in colours])
+        axes.figure.colorbar(axes.scatter(x, y, c=numbers, cmap="viridis", **size), ax=axes, label=label)
+        return
+    common = sorted(kinds[np.argsort(counts)[::-1][:CATEGORIES]])
+    for i, kind in enumerate(common):
+        axes.scatter(x[cells == kind], y[cells == kind], color=_colour(i, len(common)), label=kind[:24], **size)
+    axes.legend(frameon=False, fontsize=7, markerscale=3, title=label, title_fontsize=8, loc="best")
+
+
+def _colour(index: int, of: int) -> Any:
+    return colormaps["tab10"](index) if of <= 10 else colormaps["tab20"](index)
+
+
+def _panels(count: int, *, rows: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, list[Any]]:
+    columns = count // rows
+    figure = Figure(figsize=size or (4.6 * columns + 1, 3.9), layout="constrained", dpi=110)
+    return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))

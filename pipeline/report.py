@@ -1,0 +1,179 @@
+"""report: what a run found, as one self-contained HTML page, with its plots as PNG and its figures as JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from pipeline import latents, plots, tracking
+from pipeline.config import RunConfig
+from pipeline.features import Features
+from pipeline.progress import Stage
+from pipeline.records import Encoded, Reduced, Reported
+from pipeline.snapshots import Snapshot
+from pipeline.storage import storage_errors
+
+POINTS: Final = 20_000
+IMAGES: Final = 10
+STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:960px;margin:2em auto;padding:0 1em}
+h1{font-size:1.5em}h2{font-size:1.1em;margin-top:2em}img{max-width:100%}
+table{border-collapse:collapse}td,th{padding:.15em 1em .15em 0;text-align:left;vertical-align:top}
+td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}th{font-weight:600;color:#555}code{font-size:.9em}
+"""
+
+
+def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
+    """Write the page for these latents: the model's figures, its training, its latents and its reconstructions."""
+    with Stage("report") as stage:
+        source = Snapshot(Path(encoded.snapshot))
+        model = source.manifest["model"]
+        training = config.root / "training" / model["training_key"][:16]
+        facts = json.loads((training / "trained.json").read_text())
+        evaluation = json.loads((training / "model" / "evaluation.json").read_text())
+        history = json.loads((training / "history.json").read_text())
+        directory = config.root / "reports" / source.manifest["run_key"][:16]
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            figures = {
+                "training": plots.loss_curves(history, facts["best_epoch"]),
+                "latent-use": plots.latent_use(
+                    evaluation["kl_per_latent"], evaluation["variance_per_latent"], evaluation["active_units"]
+                ),
+                "latents": _scatter(config, encoded, reduced),
+                **_reconstructions(config, source, training / "model", evaluation),
+            }
+            files = [_save(figure, directory / f"{name}.png") for name, figure in figures.items()]
+            table = _figures(encoded, reduced, facts)
+            (directory / "figures.json").write_text(json.dumps({"figures": table, "evaluation": evaluation}, indent=1))
+            page = directory / "index.html"
+            page.write_text(_page(config.name, table, evaluation, files), encoding="utf-8")
+        tracking.log_files(config, model["mlflow_run"], directory, folder="report")
+        stage.update(str(page))
+        return Reported(page=str(page), plots=tuple(map(str, files)), figures=table)
+
+
+def _figures(encoded: Encoded, reduced: Reduced, trained: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "model": encoded.model,
+        "rows trained on": f"{trained['train_rows']:,}",
+        "rows tested on": f"{trained['test_rows']:,}",
+        "best epoch": f"{trained['best_epoch']} of {trained['epochs']}",
+        "test ELBO, nats per row": f"{trained['elbo']:.4f}",
+        "  reconstruction, E log p(x|z)": f"{trained['log_likelihood']:.4f}",
+        "  KL(q(z|x) || p(z))": f"{trained['kl']:.4f}",
+        "active latent dimensions": f"{trained['active_units']} of {trained['latent']}",
+        "verdict": trained["verdict"],
+        "training speed, rows per second": f"{trained['rows_per_s']:,.0f}",
+        "rows encoded": f"{encoded.rows:,}",
+        "latents": encoded.snapshot,
+        "latents, bytes": f"{encoded.bytes:,} in {encoded.files} files",
+        "coordinates": reduced.snapshot,
+        "variance on the first coordinates": ", ".join(f"{share:.1%}" for share in reduced.explained),
+    }
+
+
+def _scatter(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Figure:
+    """At most POINTS rows, evenly spaced; latents and coordinates lie in the same files in the same order."""
+    step = -(-encoded.rows // POINTS)
+    coordinates = Snapshot(Path(reduced.snapshot))
+    coords = np.concatenate([_every(path, "coords", step) for path in coordinates.files])
+    return plots.scatter(coords, reduced.explained, _colours(config, encoded, step), config.report.colour_by)
+
+
+def _every(path: Path, column: str, step: int) -> npt.NDArray[np.float32]:
+    vectors = pq.read_table(path, columns=[column], page_checksum_verification=True).column(0).combine_chunks()
+    matrix: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)[::step]
+    return matrix
+
+
+def _colours(config: RunConfig, encoded: Encoded, step: int) -> list[Any] | None:
+    name = config.report.colour_by
+    if not name:
+        return None
+    source = Snapshot(Path(encoded.snapshot))
+    files = source.files
+    if name not in source.manifest["passthrough"]:
+        files = [Path(source.manifest["input"]["snapshot"]) / path.name for path in files]
+    column = [name] if files == source.files else [name, source.manifest["id"]]
+    tables = [pq.read_table(path, columns=column, page_checksum_verification=True) for path in files]
+    ordered = (it.sort_by(source.manifest["id"]) if len(column) == 2 else it for it in tables)
+    return [cell for table in ordered for cell in table.column(name).to_pylist()[::step]]
+
+
+def _reconstructions(
+    config: RunConfig, source: Snapshot, model: Path, evaluation: Mapping[str, Any]
+) -> dict[str, Figure]:
+    """A grid for each image column; error bars for the other columns, where there are any."""
+    found = {}
+    images = {name: it for name, it in config.role("feature").items() if len(it.shape) == 2}
+    if "recon" in latents.read(source.directory).schema.names:
+        for name, column in images.items():
+            found[f"reconstruction-{len(found)}"] = _grid(source, name, column.shape)
+    spread = {it.name: _spread(it) for it in Features.load(model).columns if it.name not in images}
+    errors = {name: evaluation["error_per_column"][name] for name in spread if spread[name] > 0}
+    if errors:
+        found["reconstruction-errors"] = plots.column_errors(errors, spread)
+    return found
+
+
+def _grid(source: Snapshot, name: str, shape: Sequence[int]) -> Figure:
+    id_column, latents_file = source.manifest["id"], source.files[0]
+    coded = pq.ParquetFile(latents_file).read_row_group(0, columns=[id_column, "recon"]).slice(0, IMAGES)
+    original = pq.read_table(Path(source.manifest["input"]["snapshot"]) / latents_file.name, columns=[id_column, name])
+    order = pc.index_in(coded.column(id_column), original.column(id_column))
+    recon = pc.struct_field(coded.column("recon"), name)
+    return plots.image_grid(_images(original.column(name).take(order), shape), _images(recon, shape), name)
+
+
+def _images(column: pa.ChunkedArray, shape: Sequence[int]) -> npt.NDArray[np.float64]:
+    flat = column.combine_chunks().flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    images: npt.NDArray[np.float64] = flat.reshape(-1, *shape)
+    return images
+
+
+def _spread(feature: Any) -> float:
+    """The error of the best constant guess: the standard deviation, or the share of all but the commonest value."""
+    if feature.likelihood == "gaussian":
+        return float(feature.scale)
+    rates = feature.rates if feature.likelihood == "categorical" else (feature.rates[0], 1 - feature.rates[0])
+    return float(1 - max(rates))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path)
+    return path
+
+
+def _page(name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
+    images = "".join(f'<p><img alt="{html.escape(it.stem)}" src="{data_uri(it)}"></p>' for it in files)
+    errors = {column: f"{error:.4g}" for column, error in evaluation["error_per_column"].items()}
+    nats = {column: f"{value:.4f}" for column, value in evaluation["log_likelihood_per_column"].items()}
+    columns = {column: f"{errors[column]} &nbsp; {nats[column]}" for column in errors}
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}: latents</title>"
+        f"<style>{STYLE}</style><h1>{html.escape(name)}: latent codes</h1>{_table(table)}<h2>Plots</h2>{images}"
+        "<h2>Columns, on test rows</h2><p>Error (RMSE in the column's units, or share of wrong cells) and "
+        f"log p(x|z), nats per row.</p>{_table(columns, escaped=True)}</html>"
+    )
+
+
+def _table(rows: Mapping[str, str], *, escaped: bool = False) -> str:
+    cells = (f"<tr><th>{html.escape(k)}<td>{v if escaped else html.escape(v)}" for k, v in rows.items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+def data_uri(path: Path) -> str:
+    """A PNG, inlined."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,42 @@
+"""sample: new rows from the model alone: z from the prior, x from p(x | z), in the table's own columns and units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline import keys, snapshots
+from pipeline.codec import Codec
+from pipeline.config import RunConfig
+from pipeline.progress import Stage
+from pipeline.records import Registered, Sampled
+from pipeline.snapshots import Snapshot
+from pipeline.storage import attempt, publish, write
+
+
+def root(config: RunConfig) -> Path:
+    """Where the snapshots of samples live."""
+    return config.root / "samples" / config.name
+
+
+def sample(config: RunConfig, registered: Registered, *, rows: int, seed: int) -> Sampled:
+    """Publish `rows` sampled rows; a no-op if the same were sampled before."""
+    with Stage("sample"):
+        run_key = keys.samples(registered.digest, rows=rows, seed=seed)
+        if (known := snapshots.find(root(config), run_key)) is not None:
+            return _record(known)
+        columns = Codec.load(registered.model).sample(rows, seed=seed)
+        table = pa.Table.from_struct_array(columns)
+        model = {"name": registered.name, "version": registered.version, "digest": registered.digest}
+        manifest = {"kind": "samples", "contract": keys.CONTRACTS["samples"], "run_key": run_key}
+        with attempt(root(config), run_key) as directory:
+            part = write(directory, "part-00000.parquet", table.to_batches(), schema=table.schema)
+            facts = {**manifest, "model": model, "rows": rows, "seed": seed}
+            return _record(publish(root(config), directory, [part], facts))
+
+
+def _record(snapshot: Snapshot) -> Sampled:
+    facts = snapshot.manifest
+    model = f"{facts['model']['name']}/{facts['model']['version']}"
+    return Sampled(snapshot=str(snapshot.directory), rows=facts["rows"], seed=facts["seed"], model=model)

@@ -1,0 +1,48 @@
+"""What a run has to say at its end: twelve lines at most, or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.records import Encoded, Ingested, Reduced, Registered, Reported, Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The records of a whole run, and where its time went."""
+
+    ingested: Ingested
+    trained: Trained
+    registered: Registered
+    encoded: Encoded
+    reduced: Reduced
+    reported: Reported
+    seconds: Mapping[str, float]
+    """Wall time of each step; `start` is imports, Prefect and Ray."""
+
+    def lines(self, config: RunConfig, *, run: str) -> list[str]:
+        """For a person; `run` is the TOML's path."""
+        rows, model, codes = self.ingested, self.trained, self.encoded
+        alias = ", champion" if self.registered.champion else ""
+        took = ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.seconds.items())
+        return [
+            f"{config.name}: done in {sum(self.seconds.values()):.1f} s",
+            f"rows       {rows.rows_in:,} in = {rows.rows:,} kept + {rows.quarantined:,} quarantined",
+            f"training   best epoch {model.best_epoch} of {model.epochs}, {model.rows_per_s:,.0f} rows/s",
+            f"test ELBO  {model.elbo:.3f} nats/row = reconstruction {model.log_likelihood:.3f} - KL {model.kl:.3f}",
+            f"latents    {model.active_units} of {model.latent} dimensions active: {model.verdict}",
+            f"model      {self.registered.name} version {self.registered.version}{alias}",
+            f"snapshot   {codes.snapshot}, {codes.bytes:,} bytes in {codes.files} files",
+            f"report     {self.reported.page}",
+            f"seconds    {took}",
+            f"logs       {config.root / 'logs'}",
+            f"next       open the report; latentpipe sample {run} --rows 1000; in Python: "
+            f'pipeline.latents.read("{config.workspace}/latents/{config.name}")',
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return asdict(self)
