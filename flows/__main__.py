@@ -6,10 +6,8 @@ Without a Prefect server configured, an ephemeral one lives as long as the run.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from pipeline.cli import Answer
@@ -23,6 +21,7 @@ EMBEDDED: Final = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its log is in the UI; the console is for progress
 }
 
 
@@ -36,19 +35,11 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     os.environ.update({name: os.environ.get(name, value) for name, value in EMBEDDED.items()})
     from flows.full import full
 
-    _log_to(config.root / "logs" / "prefect.log")
-    answer = full(config)
-    return answer, []
-
-
-def _log_to(path: Path) -> None:
-    """Prefect's console lines, to a file: the console is for progress and the summary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        logger = logging.getLogger(name)
-        logger.handlers = [it if not isinstance(it, logging.StreamHandler) else handler for it in logger.handlers]
+    imports = time.monotonic() - began
+    summary = full(config)
+    prefect = time.monotonic() - began - imports - sum(summary.seconds.values())
+    summary.seconds.update(imports=round(imports, 1), prefect=round(prefect, 1))
+    return summary.to_dict(), summary.lines(config, run=arguments.file)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
 from prefect import flow
 
@@ -14,14 +14,16 @@ from pipeline.summary import Summary
 
 
 @flow(name="latentpipe-full", persist_result=False)
-def full(config: RunConfig) -> dict[str, Any]:
+def full(config: RunConfig) -> Summary:
     """Ingest a table, train and register a model on it, encode it, and report. Every step is a no-op where done.
 
     Args:
         config: the run, as in its TOML file.
     """
     seconds: dict[str, float] = {}
+    entered = time.monotonic()
     with ray_session(config.cluster, workers=config.train.num_workers, log=config.root / "logs" / "ray.log"):
+        seconds["ray"] = round(time.monotonic() - entered, 1)
         with timed(seconds, "ingest"):
             ingested = tasks.ingest(config)
         with timed(seconds, "train"):
@@ -43,4 +45,4 @@ def full(config: RunConfig) -> dict[str, Any]:
         reduced=reduced,
         reported=reported,
         seconds=seconds,
-    ).to_dict()
+    )

@@ -103,8 +103,11 @@ def _verb(
 def _with_config(verb: Verb) -> Callable[[argparse.Namespace], Answer]:
     def do(arguments: argparse.Namespace) -> Answer:
         from pipeline.config import load
+        from pipeline.progress import native_noise_to
 
-        return verb(load(arguments.file, overrides=tuple(arguments.set)), arguments)
+        config = load(arguments.file, overrides=tuple(arguments.set))
+        with native_noise_to(config.root / "logs" / "native.log"):
+            return verb(config, arguments)
 
     return do
 

@@ -22,7 +22,7 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
+LOGGERS = ("ray", "ray._private", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 
 @contextmanager

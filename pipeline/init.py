@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline import sources
 from pipeline.config import Data
 from pipeline.errors import DataError
-from pipeline.schema import cast, type_name
+from pipeline.schema import fits, type_name
 from vae.config import LikelihoodName
 
 SNIFFED_BYTES: Final = 1 << 20
@@ -132,7 +132,7 @@ def _narrowest(present: pa.Array, so_far: pa.DataType | None) -> pa.DataType:
     begun = so_far is None
     for kind in TEXT_TYPES:
         begun = begun or kind.equals(so_far)
-        if begun and not cast(present, kind, nullable=True)[1]:
+        if begun and fits(present, kind):
             return kind
     return pa.string()
 
@@ -230,8 +230,8 @@ ANONYMOUS: Final = """# No column names the rows; `row_id`, the running number, 
 """
 TEMPLATE: Final = """\
 # latentpipe run FILE        does everything below; latentpipe plan FILE shows what that is.
-name = "{name}"              # names the dataset, the model and the latents
-workspace = "workspace"      # everything is written here
+name = "{name}"  # names the dataset, the model and the latents
+workspace = "workspace"  # everything is written here
 
 [data]
 {reading}

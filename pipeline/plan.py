@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import features, keys, snapshots, sources
 from pipeline.config import RunConfig
 from pipeline.ingest import Intake
@@ -63,8 +61,7 @@ def plan(config: RunConfig) -> Planned:
         fitted = features.fit(intake.batches(files), config.role("feature"))
         intake.check(files)
         model = ModelConfig(columns=fitted.model_columns(), network=config.model)
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
+        parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
     return Planned(
         columns={name: it.likelihood or it.role for name, it in config.columns.items()},
         features=model.features,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -67,3 +70,26 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = round(time.monotonic() - started, 1)
+
+
+@contextmanager
+def native_noise_to(path: Path) -> Iterator[None]:
+    """What libraries write to file descriptor 2 behind Python's back goes to a file; `sys.stderr` stays as it is."""
+    try:
+        shared = sys.stderr.fileno() == 2
+    except (io.UnsupportedOperation, AttributeError):
+        shared = False
+    if not shared:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    before, terminal = sys.stderr, os.dup(2)
+    with path.open("ab") as file, open(terminal, "w", buffering=1) as sys.stderr:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            sys.stderr = before

@@ -30,6 +30,7 @@ from pipeline.records import Registered, Trained
 from pipeline.snapshots import Snapshot
 
 CHECK_ROWS: Final = 256
+EXAMPLE_ROWS: Final = 2
 PACKAGES: Final = ("torch", "safetensors", "jaxtyping", "numpy", "pyarrow", "pandas", "pydantic", "mlflow")
 _HERE: Final = Path(__file__).parent
 
@@ -72,16 +73,20 @@ def record(config: RunConfig, version: ModelVersion, *, new: bool) -> Registered
 
 
 def _create(config: RunConfig, trained: Trained) -> ModelVersion:
-    model = Path(trained.model)
+    """The example that MLflow shows beside the signature is drawn from the model's prior: no row of the table leaks."""
+    codec = Codec.load(trained.model)
+    example = frame(codec.features, pa.Table.from_struct_array(codec.sample(EXAMPLE_ROWS, seed=0)))
     return tracking.create_version(
         config,
         run_id=trained.mlflow_run,
-        model=model,
-        serving=_HERE / "serving.py",
-        packages=[_HERE, _HERE.parent / "vae"],
-        signature=_signature(Features.load(model), config.model.latent),
-        requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in PACKAGES],
         key=trained.key,
+        digest=trained.digest,
+        python_model=str(_HERE / "serving.py"),
+        artifacts={"model": trained.model},
+        code_paths=[str(_HERE), str(_HERE.parent / "vae")],
+        signature=_signature(codec.features),
+        input_example=example,
+        pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in PACKAGES],
     )
 
 
@@ -115,7 +120,7 @@ def _dtype(feature: Feature) -> str:
     return feature.type
 
 
-def _signature(features: Features, latent: int) -> ModelSignature:
+def _signature(features: Features) -> ModelSignature:
     codes = Array(DataType.float)
     return ModelSignature(
         inputs=Schema([ColSpec(_type(it), it.name, required=not it.nullable) for it in features.columns]),

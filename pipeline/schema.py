@@ -125,14 +125,18 @@ def _plain(array: pa.Array) -> pa.Array:
 
 
 def _unfit(array: pa.Array, kind: pa.DataType) -> Mask:
-    """Which rows cannot be cast. Only called once a cast failed, so it may go value by value."""
-    verdicts = [value.is_valid and not _fits(value, kind) for value in array]
-    return np.array(verdicts, dtype=bool)
+    """Which rows cannot be cast: only called once the cast of all failed, so it may go value by distinct value."""
+    distinct = array if pa.types.is_nested(array.type) else array.unique()
+    verdicts = np.array([value.is_valid and not fits(distinct[i : i + 1], kind) for i, value in enumerate(distinct)])
+    if distinct is array:
+        return verdicts
+    return _mask(pc.is_in(array, distinct.filter(pa.array(verdicts))))
 
 
-def _fits(value: pa.Scalar, kind: pa.DataType) -> bool:
+def fits(array: pa.Array, kind: pa.DataType) -> bool:
+    """Whether every value can be cast, nothing lost."""
     try:
-        pa.array([value.as_py()], type=value.type).cast(kind)
+        array.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     return True

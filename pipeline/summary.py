@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ class Summary:
     encoded: Encoded
     reduced: Reduced
     reported: Reported
-    seconds: Mapping[str, float]
-    """Wall time of each step; `start` is imports, Prefect and Ray."""
+    seconds: dict[str, float]
+    """Wall time of each step; `prefect` is its server and records, `ray` the start of the cluster."""
 
     def lines(self, config: RunConfig, *, run: str) -> list[str]:
         """For a person; `run` is the TOML's path."""

@@ -129,11 +129,7 @@ def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -
 
 def find_version(config: RunConfig, *, digest: str) -> ModelVersion | None:
     """The version of the run's model that holds exactly these model files, if there is one."""
-    client = connect(config)
-    try:
-        versions = client.search_model_versions(f"name = '{config.name}'")
-    except MlflowException:
-        return None
+    versions = connect(config).search_model_versions(f"name = '{config.name}'")
     return next((it for it in versions if it.tags.get(DIGEST_TAG) == digest), None)
 
 
@@ -153,25 +149,16 @@ def is_champion(config: RunConfig, version: ModelVersion) -> bool:
     return str(aliases.get(CHAMPION)) == str(version.version)
 
 
-def create_version(
-    config: RunConfig, *, run_id: str, model: Path, serving: Path, packages: Sequence[Path], signature: Any, requirements: Sequence[str], key: str
-) -> ModelVersion:
-    """Log the model's files, with the code that reads them, and register them as a version. No pickle anywhere."""
-    with _mlflow_errors(config.name), mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(serving),
-            artifacts={"model": str(model)},
-            code_paths=[str(package) for package in packages],
-            signature=signature,
-            pip_requirements=list(requirements),
-            registered_model_name=config.name,
-            tags={DIGEST_TAG: checkpoint.digest(model)},
-        )
-    client, number = connect(config), str(logged.registered_model_version)
-    for name, value in {DIGEST_TAG: checkpoint.digest(model), KEY_TAG: key}.items():
-        client.set_model_version_tag(config.name, number, name, value)
-    return client.get_model_version(config.name, number)
+def create_version(config: RunConfig, *, run_id: str, key: str, digest: str, **model: Any) -> ModelVersion:
+    """Log a pyfunc model (`model`: see mlflow.pyfunc.log_model) and register it as a version. No pickle anywhere."""
+    client = connect(config)
+    with _mlflow_errors(config.name):
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(name="model", tags={DIGEST_TAG: digest}, **model)
+        if not client.search_registered_models(f"name = '{config.name}'"):
+            client.create_registered_model(config.name)
+        tags = {DIGEST_TAG: digest, KEY_TAG: key}
+        return client.create_model_version(config.name, logged.model_uri, run_id, tags, model_id=logged.model_id)
 
 
 def promote(config: RunConfig, version: ModelVersion) -> None:

@@ -19,19 +19,20 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, ScalingConfig
-from ray.train import TrainingFailedError, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import features, keys, shards, worker
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
 from pipeline.progress import Stage
+from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
-from pipeline.worker import Job, Metrics, Place
+from pipeline.worker import Job, Metrics
 from vae import checkpoint
 
 BYTES_PER_FEATURE = 5
@@ -119,38 +120,16 @@ def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]
                 yield batch.filter(pa.array(split == shards.TRAIN))
 
 
-@ray.remote(num_cpus=0)
-class _Board:
-    """Where rank 0 pins what it has done, for the driver to read while training runs."""
-
-    def __init__(self) -> None:
-        self.pinned: list[Metrics] = []
-
-    def pin(self, metrics: Metrics) -> None:
-        self.pinned.append(metrics)
-
-    def take(self) -> list[Metrics]:
-        taken, self.pinned = self.pinned, []
-        return taken
-
-
-def _loop(settings: dict[str, Any]) -> tuple[worker.Progress, worker.Evaluation]:
-    """What Ray runs on each worker."""
-    context, board = get_context(), settings["board"]
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
-    return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
-
-
 def _fit(
     config: RunConfig, job: Job, stage: Stage, run: TrainingRun
 ) -> tuple[worker.Progress, worker.Evaluation]:
     """Run the workers; say and log what they report while they do."""
-    board = _Board.remote()  # type: ignore[attr-defined]
+    board = Board.remote()
     settings = config.train
     resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
     _check_resources(resources, settings.num_workers)
     trainer = TorchTrainer(
-        _loop,
+        loop,
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(timeout_s=STARVED_S),
         scaling_config=ScalingConfig(

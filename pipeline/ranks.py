@@ -1,0 +1,42 @@
+"""What Ray runs: `worker.run` on each rank, and the board that rank 0 pins its metrics to.
+
+A module of its own, because every worker process imports it: no MLflow here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.train import get_context
+from ray.train.torch import get_device, prepare_model
+
+from pipeline import worker
+from pipeline.worker import Metrics, Place
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where rank 0 pins what it has done, for the driver to read while training runs.
+
+    `ray.train.report` would hold every epoch for the controller's next poll.
+    """
+
+    def __init__(self) -> None:
+        self.pinned: list[Metrics] = []
+
+    def pin(self, metrics: Metrics) -> None:
+        """Add the metrics of an epoch."""
+        self.pinned.append(metrics)
+
+    def take(self) -> list[Metrics]:
+        """What was pinned since the last call."""
+        taken, self.pinned = self.pinned, []
+        return taken
+
+
+def loop(settings: dict[str, Any]) -> tuple[worker.Progress, worker.Evaluation]:
+    """The training loop of one rank; what rank 0 returns reaches the driver."""
+    context, board = get_context(), settings["board"]
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+    return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
