@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -20,13 +20,25 @@ from pipeline.config import RunConfig
 from pipeline.errors import InfrastructureError
 from pipeline.records import Encoded, Ingested, Reduced, Registered, Reported, Trained
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 async def _may_help(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """Try again only what trying again may help: infrastructure."""
     return isinstance(await state.aresult(raise_on_failure=False), InfrastructureError)
 
 
-step = partial(task, cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=10, retry_condition_fn=_may_help)
+def step(function: Callable[P, R]) -> Task[P, R]:
+    """A step as a task: its record is not persisted, its idempotence is its own."""
+    as_task = task(
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=1,
+        retry_delay_seconds=10,
+        retry_condition_fn=_may_help,
+    )
+    return as_task(function)
 
 
 @step

@@ -1,4 +1,4 @@
-"""The command line: `latentpipe VERB run.toml`. The one place that imports inside functions, so `--help` costs nothing."""
+"""The command line: `latentpipe VERB run.toml`. Imports inside functions: `--help` costs nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,13 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: Any, name: str, text: str, do: Callable[[argparse.Namespace], Answer], *, file: bool = True, optional: bool = False
+    verbs: Any,
+    name: str,
+    text: str,
+    do: Callable[[argparse.Namespace], Answer],
+    *,
+    file: bool = True,
+    optional: bool = False,
 ) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
     if file:

@@ -18,7 +18,7 @@ from vae import checkpoint
 from vae.model import VAE
 
 SHAPE: Final = 1024
-"""Rows of every inference batch; a shorter one is padded. One shape for all makes a row's code independent of its company."""
+"""Rows of every inference batch; a shorter one is padded. One shape for all: a row's code depends on no other row."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ class ColumnConfig:
     def __post_init__(self) -> None:
         check(self)
         if (self.role == "feature") != (self.likelihood is not None):
-            raise ValueError(f"role = {self.role!r} with likelihood = {self.likelihood!r}: features, and only they, have one")
+            raise ValueError(
+                f"role = {self.role!r} with likelihood = {self.likelihood!r}: features, and only they, have one"
+            )
         if self.likelihood == "gaussian" and self.type in ("string", "bool"):
             raise ValueError(f"likelihood = 'gaussian' with type = {self.type!r}: use 'categorical' or 'bernoulli'")
         if self.likelihood == "categorical" and self.type.endswith("]"):
@@ -215,7 +217,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in "._":
-            raise ValueError(f"name = {self.name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit")
+            raise ValueError(
+                f"name = {self.name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
+            )
         if "://" in self.workspace:
             raise ValueError(f"workspace = {self.workspace!r}: must be a local or mounted folder")
         if len(self.role("id")) > 1:
@@ -302,7 +306,7 @@ def _refuse_unknown(settings: Settings, kind: type, where: str, path: str = "") 
             cure = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {path}{key}", where, cure)
         if is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(value, hints[key], where, f"{path}{key}.")  # type: ignore[arg-type]
+            _refuse_unknown(value, hints[key], where, f"{path}{key}.")
         elif key == "columns" and isinstance(value, dict):
             for name, column in value.items():
                 if isinstance(column, dict):

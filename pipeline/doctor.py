@@ -63,7 +63,9 @@ def _machine(config: RunConfig) -> str:
 def _gpu(config: RunConfig) -> str:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if config.train.use_gpu and not names:
-        raise InfrastructureError("train.use_gpu = true, and torch sees no GPU here", cure="use_gpu = false, or a GPU build of torch")
+        raise InfrastructureError(
+            "train.use_gpu = true, and torch sees no GPU here", cure="use_gpu = false, or a GPU build of torch"
+        )
     return ", ".join(names) or "none; training and encoding use CPUs"
 
 
@@ -81,7 +83,9 @@ def _storage(config: RunConfig) -> str:
         except OSError:
             free = shutil.disk_usage(config.root).free
             return f"{config.root}: write and rename work, {free / 2**30:.1f} GiB free"
-    raise InfrastructureError("two snapshots could take one name on this file system", str(config.root), "use another one")
+    raise InfrastructureError(
+        "two snapshots could take one name on this file system", str(config.root), "use another one"
+    )
 
 
 def _mlflow(config: RunConfig) -> str:

@@ -134,9 +134,7 @@ class Features:
         """`values[row, feature]` as a struct of the table's own columns."""
         edges = np.cumsum([feature.width for feature in self.layout])[:-1]
         parts = np.split(values, edges, axis=1)
-        arrays = {
-            feature.name: feature.restore(part) for feature, part in zip(self.layout, parts, strict=True)
-        }
+        arrays = {feature.name: feature.restore(part) for feature, part in zip(self.layout, parts, strict=True)}
         names = [feature.name for feature in self.columns]
         return pa.StructArray.from_arrays([arrays[name] for name in names], fields=list(self.struct()))
 
@@ -193,18 +191,16 @@ class _Tally:
 
     def fitted(self) -> Feature:
         assert self.column.likelihood is not None
-        moments, categories = {}, {}
-        if self.column.likelihood == "gaussian":
-            moments = {"center": self.mean, "scale": self._scale()}
-        else:
-            categories = {"categories": tuple(sorted(self.categories)), "rates": self._rates()}
+        gaussian = self.column.likelihood == "gaussian"
         return Feature(
             name=self.name,
             type=self.column.type,
             likelihood=self.column.likelihood,
             nullable=self.column.nullable,
-            **moments,
-            **categories,
+            center=self.mean,
+            scale=self._scale() if gaussian else 1.0,
+            categories=tuple(sorted(self.categories)),
+            rates=() if gaussian else self._rates(),
         )
 
     def _moments(self, numbers: npt.NDArray[np.float64]) -> None:
@@ -254,7 +250,9 @@ def _to_type(numbers: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:
     """Numbers as a column type: integers are rounded, and held within the type's range."""
     if pa.types.is_integer(kind):
         limits = np.iinfo(kind.to_pandas_dtype())
-        numbers = np.clip(numbers.round(), limits.min, np.nextafter(float(limits.max), 0) if kind.bit_width == 64 else limits.max)
+        numbers = np.clip(
+            numbers.round(), limits.min, np.nextafter(float(limits.max), 0) if kind.bit_width == 64 else limits.max
+        )
         return pa.array(numbers.astype(kind.to_pandas_dtype()))
     return pa.array(numbers.astype(kind.to_pandas_dtype()), kind)
 

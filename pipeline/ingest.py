@@ -43,7 +43,7 @@ def ingest(config: RunConfig) -> Ingested:
     with Stage("ingest") as stage:
         files = sources.files(config.data, workspace=config.root)
         inputs = [sources.digest(path) for path in files]
-        run_key = keys.dataset(config, [it["sha256"] for it in inputs])
+        run_key = keys.dataset(config, [str(it["sha256"]) for it in inputs])
         if (known := snapshots.find(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
@@ -129,9 +129,7 @@ class Intake:
             numbers = pa.array(range(first, first + len(batch)), pa.int64())
             batch = batch.append_column(config.id_column, numbers)
         kept = {name: config.columns.get(name, ROW_ID) for name in table_schema(config).names}
-        typed, rejected = apply(
-            batch, kept, file=str(path), first_row=row, nan_is_missing=config.data.nan_is_missing
-        )
+        typed, rejected = apply(batch, kept, file=str(path), first_row=row, nan_is_missing=config.data.nan_is_missing)
         self._reject(rejected)
         self.ids.append(typed.column(config.id_column))
         for name in config.role("feature"):
@@ -144,7 +142,7 @@ class Intake:
             raise DataError(
                 _describe(first),
                 first.file,
-                "mend the data, change [columns], name the token in data.null_tokens, or data.on_bad_row = 'quarantine'",
+                "mend the data or [columns], declare the token in data.null_tokens, or data.on_bad_row = 'quarantine'",
             )
         self.rejected += rejected
 
@@ -153,7 +151,9 @@ class Intake:
         twice = counts.filter(pc.greater(counts.field("counts"), 1))
         if len(twice):
             some = ", ".join(map(str, twice.field("values").slice(0, SHOWN).to_pylist()))
-            raise DataError(f"column {self.config.id_column!r} repeats {len(twice):,} ids: {some}", where, "ids must be unique")
+            raise DataError(
+                f"column {self.config.id_column!r} repeats {len(twice):,} ids: {some}", where, "ids must be unique"
+            )
 
 
 def _write(config: RunConfig, batches: Iterator[pa.RecordBatch], directory: Path) -> Iterator[Part]:

@@ -53,7 +53,9 @@ def read(location: str | Path, *, version: int | None = None) -> ds.Dataset:
     snapshot = resolve(Path(location), version)
     contract = snapshot.manifest.get("contract")
     if contract != CONTRACT:
-        raise DataError(f"written by latents contract {contract}; this reader knows {CONTRACT}", str(snapshot.directory))
+        raise DataError(
+            f"written by latents contract {contract}; this reader knows {CONTRACT}", str(snapshot.directory)
+        )
     codes = open_file(*snapshot.files)
     _check(codes.schema, snapshot)
     return codes

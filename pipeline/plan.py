@@ -38,12 +38,13 @@ class Planned:
     def lines(self) -> list[str]:
         """For a person."""
         columns = [f"  {name:<24} {what}" for name, what in self.columns.items()]
+        kept = f"{self.rows_in:,} rows, {self.rows:,} of them keep the contract"
         return [
             "columns",
             *columns,
-            f"source     {self.source_files:,} files, {self.source_bytes:,} bytes, {self.rows_in:,} rows ({self.rows:,} keep the contract)",
+            f"source     {self.source_files:,} files, {self.source_bytes:,} bytes, {kept}",
             f"model      {self.features:,} features -> {self.latent} latents, {self.parameters:,} parameters",
-            f"encode     {self.work_units:,} work units, about {self.latents_bytes:,} bytes of codes before compression",
+            f"encode     {self.work_units:,} work units, about {self.latents_bytes:,} bytes of codes uncompressed",
             f"dataset    {self.dataset}",
             f"training   {self.training}",
         ]

@@ -43,14 +43,17 @@ def latent_use(kl: Sequence[float], variance: Sequence[float], active: int) -> F
     return figure
 
 
-def scatter(coords: Numbers, explained: Sequence[float], colours: Sequence[Any] | None, label: str) -> Figure:
-    """The first two coordinates of the latents, coloured by a column."""
+def scatter(
+    coords: Numbers, explained: Sequence[float], colours: Sequence[Any] | None, label: str, *, of: int
+) -> Figure:
+    """The first two coordinates of some of `of` latents, coloured by a column."""
     figure, (axes,) = _panels(1)
     second = coords[:, 1] if coords.shape[1] > 1 else np.zeros(len(coords))
     _points(axes, coords[:, 0], second, colours, label)
     axes.set(xlabel=f"PC 1 ({explained[0]:.0%})", ylabel=f"PC 2 ({explained[1]:.0%})" if len(explained) > 1 else "")
     by = f", by {label}" if colours is not None else ""
-    figure.suptitle(f"{len(coords):,} latents on their principal components{by}", fontsize=10)
+    shown = f"{of:,}" if len(coords) == of else f"{len(coords):,} of {of:,}"
+    figure.suptitle(f"{shown} latents on their principal components{by}", fontsize=10)
     return figure
 
 
@@ -91,8 +94,10 @@ def _points(axes: Any, x: Numbers, y: Numbers, colours: Sequence[Any] | None, la
         axes.figure.colorbar(axes.scatter(x, y, c=numbers, cmap="viridis", **size), ax=axes, label=label)
         return
     common = sorted(kinds[np.argsort(counts)[::-1][:CATEGORIES]])
-    for i, kind in enumerate(common):
-        axes.scatter(x[cells == kind], y[cells == kind], color=_colour(i, len(common)), label=kind[:24], **size)
+    colour = {kind: _colour(i, len(common)) for i, kind in enumerate(common)}
+    axes.scatter(x, y, color=[colour.get(cell, GREY) for cell in cells], **size)
+    for kind in common:
+        axes.scatter([], [], color=colour[kind], label=kind[:24], **size)
     axes.legend(frameon=False, fontsize=7, markerscale=3, title=label, title_fontsize=8, loc="best")
 
 

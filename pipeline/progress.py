@@ -29,7 +29,9 @@ class Stage:
         self._write("...")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         end = "stopped" if error else "done"
         self._write(f"{end} in {self.elapsed_s:.1f} s{self._last and ' | '}{self._last}", final=True)
 
@@ -85,7 +87,8 @@ def native_noise_to(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     before, terminal = sys.stderr, os.dup(2)
-    with path.open("ab") as file, open(terminal, "w", buffering=1) as sys.stderr:
+    with path.open("ab") as file, open(terminal, "w", buffering=1) as after:
+        sys.stderr = after
         os.dup2(file.fileno(), 2)
         try:
             yield

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
 from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
 from pipeline import worker
-from pipeline.worker import Metrics, Place
+from pipeline.worker import Metrics, Place, Progress
+from vae.evaluate import Evaluation
 
 
-@ray.remote(num_cpus=0)
 class Board:
     """Where rank 0 pins what it has done, for the driver to read while training runs.
 
@@ -35,7 +34,7 @@ class Board:
         return taken
 
 
-def loop(settings: dict[str, Any]) -> tuple[worker.Progress, worker.Evaluation]:
+def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation]:
     """The training loop of one rank; what rank 0 returns reaches the driver."""
     context, board = get_context(), settings["board"]
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())

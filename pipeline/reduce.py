@@ -1,7 +1,7 @@
 """reduce: latent codes -> their principal components, in Parquet, for plots.
 
-The covariance is summed file by file in float64, so the components are exact at any number of rows; they are kept in the
-manifest, and each is signed so that its largest loading is positive, which makes plots comparable.
+The covariance is summed file by file in float64, so the components are exact at any number of rows. They are kept in
+the manifest, and each is signed so that its largest loading is positive, which makes plots comparable.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class Components:
     @property
     def dims(self) -> int:
         """Number of coordinates."""
-        return self.axes.shape[1]
+        return int(self.axes.shape[1])
 
     @classmethod
     def fit(cls, chunks: Iterator[npt.NDArray[np.float32]], dims: int) -> Self:
         """The `dims` leading eigenvectors of the codes' covariance."""
-        rows, total, products = 0, np.float64(0), np.float64(0)
+        rows, total, products = 0, np.zeros(()), np.zeros(())
         for chunk in chunks:
             codes = chunk.astype(np.float64)
             rows, total, products = rows + len(codes), total + codes.sum(0), products + codes.T @ codes

@@ -129,9 +129,19 @@ def _signature(features: Features) -> ModelSignature:
 
 
 def _type(feature: Feature) -> DataType | Array:
-    kinds = {"bool": DataType.boolean, "string": DataType.string, "int64": DataType.long, "uint32": DataType.long,
-             "int32": DataType.integer, "int16": DataType.integer, "int8": DataType.integer, "uint8": DataType.integer,
-             "uint16": DataType.integer, "float32": DataType.float, "float16": DataType.float}
+    kinds = {
+        "bool": DataType.boolean,
+        "string": DataType.string,
+        "int64": DataType.long,
+        "uint32": DataType.long,
+        "int32": DataType.integer,
+        "int16": DataType.integer,
+        "int8": DataType.integer,
+        "uint8": DataType.integer,
+        "uint16": DataType.integer,
+        "float32": DataType.float,
+        "float16": DataType.float,
+    }
     scalar = kinds.get(str(feature.scalar), DataType.double)
     if feature.width > 1:
         return Array(scalar)

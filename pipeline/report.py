@@ -1,4 +1,4 @@
-"""report: what a run found, as one self-contained HTML page, with its plots as PNG and its figures as JSON beside it."""
+"""report: what a run found, as one self-contained HTML page; its plots as PNG and its figures as JSON beside it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def _scatter(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Figure:
     step = -(-encoded.rows // POINTS)
     coordinates = Snapshot(Path(reduced.snapshot))
     coords = np.concatenate([_every(path, "coords", step) for path in coordinates.files])
-    return plots.scatter(coords, reduced.explained, _colours(config, encoded, step), config.report.colour_by)
+    colours = _colours(config, encoded, step)
+    return plots.scatter(coords, reduced.explained, colours, config.report.colour_by, of=encoded.rows)
 
 
 def _every(path: Path, column: str, step: int) -> npt.NDArray[np.float32]:
@@ -116,7 +117,7 @@ def _reconstructions(
     config: RunConfig, source: Snapshot, model: Path, evaluation: Mapping[str, Any]
 ) -> dict[str, Figure]:
     """A grid for each image column; error bars for the other columns, where there are any."""
-    found = {}
+    found: dict[str, Figure] = {}
     images = {name: it for name, it in config.role("feature").items() if len(it.shape) == 2}
     if "recon" in latents.read(source.directory).schema.names:
         for name, column in images.items():

@@ -92,9 +92,7 @@ def apply(
         for rule, mask in broken.items():
             for row in np.flatnonzero(mask).tolist():
                 value = str(source[row].as_py())[:VALUE_SHOWN]
-                reasons.setdefault(
-                    row, Rejected(file=file, row=first_row + row, column=name, rule=rule, value=value)
-                )
+                reasons.setdefault(row, Rejected(file=file, row=first_row + row, column=name, rule=rule, value=value))
     typed = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
     if reasons:
         keep = np.ones(len(batch), dtype=bool)

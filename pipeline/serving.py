@@ -1,6 +1,6 @@
 """The registered model as MLflow loads it, in any process: `predict(DataFrame)` -> `mu` and `logvar` of each row.
 
-This file travels with the model ("models from code"), and with it the packages `vae` and `pipeline`; nothing is pickled.
+This file travels with the model ("models from code"), with the packages `vae` and `pipeline`; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.features import Feature
 from pipeline.schema import cast
 
 
-class Encoder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Encoder(mlflow.pyfunc.PythonModel):
     """A codec behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a snapshot is and how to find one: a directory `v000007/` with a `_manifest.json`. The reading side; stdlib only.
+"""What a snapshot is and how to find one: a directory `v000007/` with a `_manifest.json`. The reading side.
 
 A directory without a manifest is not a snapshot. `storage` is the writing side.
 """

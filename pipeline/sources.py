@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from pipeline.config import Data
 from pipeline.errors import DataError
@@ -80,7 +80,9 @@ def format_of(path: Path, data: Data) -> str:
         return data.format
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
     if not suffixes or suffixes[-1] not in FORMATS:
-        raise DataError("format not known from the name", str(path), f"set data.format; known suffixes: {', '.join(FORMATS)}")
+        raise DataError(
+            "format not known from the name", str(path), f"set data.format; known suffixes: {', '.join(FORMATS)}"
+        )
     return FORMATS[suffixes[-1]]
 
 
@@ -100,7 +102,9 @@ def _arrow(path: Path, data: Data) -> Iterator[Block]:
 
 def _csv(path: Path, data: Data) -> Iterator[Block]:
     """Every cell as text: types are the contract's affair, and only declared tokens are null."""
-    parse = csv.ParseOptions(delimiter="\t" if format_of(path, data) == "tsv" else data.delimiter, newlines_in_values=True)
+    parse = csv.ParseOptions(
+        delimiter="\t" if format_of(path, data) == "tsv" else data.delimiter, newlines_in_values=True
+    )
     if data.header:
         with csv.open_csv(path, csv.ReadOptions(block_size=BLOCK_BYTES), parse) as reader:
             names = reader.schema.names
@@ -108,7 +112,9 @@ def _csv(path: Path, data: Data) -> Iterator[Block]:
     else:
         names, skip = list(data.names), 0
         if not names:
-            raise DataError("data.header = false needs data.names", str(path), "`latentpipe init --data FILE` writes them")
+            raise DataError(
+                "data.header = false needs data.names", str(path), "`latentpipe init --data FILE` writes them"
+            )
     _refuse_duplicates(names, path)
     yield from _csv_blocks(path, data, parse, names, skip)
 

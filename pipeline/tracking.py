@@ -65,7 +65,9 @@ def _mlflow_errors(where: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise InfrastructureError(f"MLflow: {error.message}", where, "is the tracking server up? then run again") from error
+        raise InfrastructureError(
+            f"MLflow: {error.message}", where, "is the tracking server up? then run again"
+        ) from error
 
 
 @dataclass
@@ -96,7 +98,9 @@ class TrainingRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             stopped = "FAILED" if issubclass(kind, Exception) else "KILLED"
             self.client.set_terminated(self.id, stopped)

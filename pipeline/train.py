@@ -10,6 +10,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
-from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, ScalingConfig
-from ray.train import TrainingFailedError
+from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFailedError
+from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline import features, keys, shards, worker
+from pipeline import features, keys, shards
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
@@ -32,8 +33,9 @@ from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
-from pipeline.worker import Job, Metrics
+from pipeline.worker import Job, Metrics, Progress
 from vae import checkpoint
+from vae.evaluate import Evaluation
 
 BYTES_PER_FEATURE = 5
 POLL_S = 0.3
@@ -95,7 +97,9 @@ def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
     fitted = features.fit(_training_rows(job, counts), config.role("feature"))
     if not all(counts.values()):
         raise DataError(
-            f"{ingested.rows:,} rows give {counts[0]:,} to train on, {counts[1]:,} to validate and {counts[2]:,} to test",
+            "{:,} rows give {:,} to train on, {:,} to validate and {:,} to test".format(
+                ingested.rows, *counts.values()
+            ),
             ingested.snapshot,
             "more rows, or other shares in data.validation and data.test",
         )
@@ -120,11 +124,9 @@ def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]
                 yield batch.filter(pa.array(split == shards.TRAIN))
 
 
-def _fit(
-    config: RunConfig, job: Job, stage: Stage, run: TrainingRun
-) -> tuple[worker.Progress, worker.Evaluation]:
+def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[Progress, Evaluation]:
     """Run the workers; say and log what they report while they do."""
-    board = Board.remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     settings = config.train
     resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
     _check_resources(resources, settings.num_workers)
@@ -157,21 +159,21 @@ def _fit(
 def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
     """What the workers report, until they are done."""
     while not future.done():
-        try:
+        with suppress(TimeoutError):
             future.exception(timeout=POLL_S)
-        except TimeoutError:
-            pass
         if metrics := ray.get(board.take.remote()):
             yield metrics
 
 
-def _result(future: Future[Any]) -> tuple[worker.Progress, worker.Evaluation]:
+def _result(future: Future[Any]) -> tuple[Progress, Evaluation]:
     try:
         progress, evaluation = future.result().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
     except RayError as error:
-        raise InfrastructureError(f"Ray failed: {error}", cure="run again: it resumes from the last checkpoint") from error
+        raise InfrastructureError(
+            f"Ray failed: {error}", cure="run again: it resumes from the last checkpoint"
+        ) from error
     return progress, evaluation
 
 
@@ -204,13 +206,13 @@ def _line(metrics: Metrics, epochs: int) -> str:
     )
 
 
-def _record(
+def _record(  # noqa: PLR0917
     config: RunConfig,
     ingested: Ingested,
     key: str,
     directory: Path,
-    progress: worker.Progress,
-    evaluation: worker.Evaluation,
+    progress: Progress,
+    evaluation: Evaluation,
     mlflow_run: str,
 ) -> Trained:
     trained = Trained(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from pipeline import shards
@@ -31,6 +32,7 @@ from vae.model import VAE
 
 CHECKPOINT_EVERY_S: Final = 5.0
 BEST, STATE, PROGRESS = "best.safetensors", "state.pt", "progress.json"
+CPU: Final = torch.device("cpu")
 Metrics = dict[str, float]
 
 
@@ -89,7 +91,7 @@ class Place:
 
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, the same on each."""
@@ -255,7 +257,7 @@ class _Trainer:
         partial = final.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         checkpoint.save(self.model, partial)
-        checkpoint.save_file(self.best, partial / BEST)
+        save_file(self.best, partial / BEST)
         torch.save(self.adam.state_dict(), partial / STATE)
         (partial / PROGRESS).write_text(json.dumps(asdict(self.progress)))
         checkpoint.seal(partial)
@@ -268,7 +270,7 @@ class _Trainer:
         newest = next(whole_checkpoints(self.job.path), None)
         if newest is not None:
             self.model.load_state_dict(checkpoint.load(newest).state_dict())
-            self.best = checkpoint.load_file(newest / BEST, device=str(self.place.device))
+            self.best = load_file(newest / BEST, device=str(self.place.device))
             self.adam.load_state_dict(torch.load(newest / STATE, weights_only=True, map_location=self.place.device))
             self.progress = Progress(**json.loads((newest / PROGRESS).read_text()))
         if not self.place.agree(self.progress.epoch):

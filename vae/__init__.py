@@ -21,7 +21,7 @@ _HOME = {
     "VAE": "model",
     "Posterior": "model",
 }
-__all__ = sorted(_HOME)
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,11 @@ class Bounds:
     lt: float | None = None
 
     def stated(self) -> dict[str, float]:
+        """The rules that are set."""
         return {rule: bound for rule, bound in vars(self).items() if bound is not None}
 
     def allow(self, value: float) -> bool:
+        """Whether a number keeps every rule."""
         return all(getattr(value, f"__{rule}__")(type(value)(bound)) for rule, bound in self.stated().items())
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Likelihood(nn.Module, ABC):
         """What the encoder is shown: `[batch, input]`, zero where a cell is missing."""
 
     @abstractmethod
-    def bias(self) -> Float[Tensor, "output"]:
+    def bias(self) -> Float[Tensor, output]:
         """Decoder outputs under which this distribution is the data's marginal."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Gaussian(Likelihood):
     r"""Normal with a learned scale: log p(x) = -((x - m) / s)^2 / 2 - log s - log(2 pi) / 2 - log(unit).
 
     The scale s is one parameter per column (shared by the pixels of an image) and never below the column's floor
-    (Rybkin et al. 2021, sigma-VAE). With s fixed at 1 the negative log-likelihood is half the squared error plus a constant.
+    (Rybkin et al. 2021, sigma-VAE). With s fixed at 1, -log p(x) is half the squared error plus a constant.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
@@ -69,14 +69,12 @@ class Gaussian(Likelihood):
         self.log_scale = nn.Parameter(torch.zeros(len(columns)))
         self.register_buffer("owner", torch.repeat_interleave(widths), persistent=False)
         self.register_buffer("floor", torch.tensor([column.floor for column in columns]), persistent=False)
-        self.register_buffer(
-            "log_unit", torch.tensor([math.log(column.scale) for column in columns]), persistent=False
-        )
+        self.register_buffer("log_unit", torch.tensor([math.log(column.scale) for column in columns]), persistent=False)
         self.owner: Tensor
         self.floor: Tensor
         self.log_unit: Tensor
 
-    def scale(self) -> Float[Tensor, "feature"]:
+    def scale(self) -> Float[Tensor, feature]:
         """Standard deviation of each feature, in standardised units."""
         return (self.floor + self.log_scale.exp())[self.owner]
 
@@ -223,7 +221,7 @@ class Columns(nn.Module):
         blocks = [_likelihood(block).embed(value, seen) for block, value, seen in split]
         return torch.cat([*blocks, observed[:, self.told].to(values.dtype)], dim=1)
 
-    def bias(self) -> Float[Tensor, "output"]:
+    def bias(self) -> Float[Tensor, output]:
         """Decoder outputs under which every column has its marginal distribution."""
         return torch.cat([_likelihood(block).bias() for block in self.blocks])
 

@@ -62,16 +62,15 @@ class VAE(nn.Module):
         with torch.no_grad():
             self.outputs.bias.copy_(self.columns.bias())
 
-    def encode(
-        self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]
-    ) -> Posterior:
+    def encode(self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]) -> Posterior:
         """q(z | x) given the observed features."""
         hidden = self.encoder(self.columns.embed(values, observed))
         return Posterior(self.mean(hidden), self.logvar(hidden).clamp(*LOGVAR_RANGE))
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch output"]:
         """Parameters of p(x | z), to be read by `columns`."""
-        return self.outputs(self.decoder(z))
+        outputs: Tensor = self.outputs(self.decoder(z))
+        return outputs
 
     def reconstruct(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch feature"]:
         """Best guess of every feature given z, as a value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from torch import nn
@@ -18,7 +19,7 @@ ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
 def mlp(widths: Sequence[int], *, activation: str) -> nn.Sequential:
     """Linear layers of the given widths, `widths[0]` in, an activation after each; Glorot weights, zero biases."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 

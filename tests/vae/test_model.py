@@ -1,0 +1,252 @@
+"""The model: the posterior's formulae, missing cells that do not exist, and no row that knows of another."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from vae.config import Column, ModelConfig, Network
+from vae.model import LOGVAR_RANGE, VAE, Posterior
+from vae.objectives import elbo
+
+Batch = tuple[Tensor, Tensor, Tensor]
+WIDE = st.floats(-1e4, 1e4, width=32)
+
+
+def build(config: ModelConfig, *, seed: int = 0) -> VAE:
+    """A model whose initial weights come from `seed`, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VAE(config)
+
+
+def posterior(*, seed: int = 0) -> Posterior:
+    """A posterior of 40 rows and 3 latent dimensions in float64, spread over much of its range."""
+    generator = torch.Generator().manual_seed(seed)
+    mean, logvar = torch.randn(2, 40, 3, generator=generator, dtype=torch.float64)
+    return Posterior(3 * mean, 2 * logvar)
+
+
+def test_kl_is_torchs() -> None:
+    """The closed form equals torch.distributions' KL to the standard normal."""
+    q = posterior()
+    expected = kl_divergence(Normal(q.mean, (0.5 * q.logvar).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(q.kl(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_kl_is_zero_only_at_the_prior() -> None:
+    """KL is non-negative, and zero where the posterior is the prior."""
+    zero = torch.zeros(1, 3, dtype=torch.float64)
+    assert torch.equal(Posterior(zero, zero).kl(), zero)
+    assert (posterior().kl() > 0).all()
+
+
+def test_posterior_samples_by_reparameterisation() -> None:
+    """z = mean + std * noise: no noise gives the mean, and many draws have the mean and variance claimed."""
+    q = posterior()
+    assert torch.equal(q.sample(torch.zeros_like(q.mean)), q.mean)
+    generator = torch.Generator().manual_seed(3)
+    one = Posterior(torch.full((50_000, 1), 2.0), torch.full((50_000, 1), math.log(9.0)))
+    z = one.sample(torch.randn(50_000, 1, generator=generator))
+    assert z.mean().item() == pytest.approx(2, abs=5 * 3 / 50_000**0.5)
+    assert z.var().item() == pytest.approx(9, rel=0.05)
+
+
+def test_logvar_stays_in_its_range(config: ModelConfig) -> None:
+    """However far the input is out, the posterior's log-variance stays within its bounds."""
+    model = build(config)
+    values = torch.tensor([[1e30], [-1e30]]).expand(2, config.features).clone()
+    values[:, [1, 2, 6, 7, 8, 9]] = 1.0
+    logvar = model.encode(values, torch.ones_like(values, dtype=torch.bool)).logvar
+    assert logvar.isfinite().all()
+    assert ((logvar >= LOGVAR_RANGE[0]) & (logvar <= LOGVAR_RANGE[1])).all()
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e30, -7.0])
+def test_content_of_missing_cells_changes_nothing(model: VAE, batch: Batch, garbage: float) -> None:
+    """Encoding, likelihood and every gradient are equal to the bit, whatever lies in the missing cells."""
+    values, observed, noise = batch
+    passes, gradients = [], []
+    assert not observed.all()
+    for cells in (values, torch.where(observed, values, garbage)):
+        model.zero_grad()
+        result = model(cells, observed, noise)
+        elbo(model, cells, observed, noise).per_row().sum().backward()
+        passes.append(result)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*passes, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_missing_cells_have_no_gradient(model: VAE, batch: Batch) -> None:
+    """The loss has exactly zero gradient with respect to the value in a missing cell, and a finite one elsewhere."""
+    values, observed, noise = batch
+    cells = torch.where(observed, values, math.nan).requires_grad_()
+    elbo(model, cells, observed, noise).per_row().sum().backward()
+    assert cells.grad is not None
+    assert cells.grad.isfinite().all()
+    assert torch.count_nonzero(cells.grad[~observed]) == 0
+    assert torch.count_nonzero(cells.grad[observed]) > 0
+
+
+def test_missing_is_not_zero(model: VAE, batch: Batch) -> None:
+    """A nullable column's missing cell is encoded differently from an observed zero."""
+    values, _, _ = batch
+    values[:, 0] = 0.0
+    seen = torch.ones_like(values, dtype=torch.bool)
+    gone = seen.clone()
+    gone[:, 0] = False
+    assert not torch.allclose(model.encode(values, seen).mean, model.encode(values, gone).mean)
+
+
+def test_rows_are_independent(model: VAE, batch: Batch) -> None:
+    """A row's bound does not depend on which rows share its batch, nor on their order."""
+    together = elbo(model, *batch).per_row()
+    alone = torch.cat([elbo(model, *(part[[row]] for part in batch)).per_row() for row in range(len(together))])
+    flipped = elbo(model, *(part.flip(0) for part in batch)).per_row().flip(0)
+    torch.testing.assert_close(alone, together, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(flipped, together, rtol=1e-12, atol=1e-12)
+
+
+def test_forward_is_encode_sample_decode(model: VAE, batch: Batch) -> None:
+    """One pass is nothing but encode, reparameterise, decode, log_prob."""
+    values, observed, noise = batch
+    q = model.encode(values, observed)
+    log_likelihood = model.columns.log_prob(model.decode(q.sample(noise)), values, observed)
+    result = model(values, observed, noise)
+    assert torch.equal(result.log_likelihood, log_likelihood)
+    assert torch.equal(result.mean, q.mean)
+    assert torch.equal(result.logvar, q.logvar)
+
+
+def test_reconstruction_is_the_best_guess(model: VAE) -> None:
+    """`reconstruct` reads the decoder's outputs as values: finite numbers, rates in [0, 1], known codes."""
+    z = torch.randn(50, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    guess = model.reconstruct(z)
+    assert torch.equal(guess, model.columns.mean(model.decode(z)))
+    assert guess.isfinite().all()
+    assert ((guess[:, [2, 8, 9]] >= 0) & (guess[:, [2, 8, 9]] <= 1)).all()
+    assert (guess[:, [1, 6, 7]] >= 1).all()
+
+
+def test_decoder_mirrors_the_encoder(config: ModelConfig) -> None:
+    """Hidden widths run input side first in the encoder and reversed in the decoder; biases start as stated."""
+    model = build(config)
+    widths = {
+        name: [(layer.in_features, layer.out_features) for layer in body if isinstance(layer, nn.Linear)]
+        for name, body in (("encoder", model.encoder), ("decoder", model.decoder))
+    }
+    assert widths == {"encoder": [(model.columns.inputs, 5), (5, 4)], "decoder": [(3, 4), (4, 5)]}
+    assert torch.equal(model.outputs.bias, model.columns.bias())
+    assert all(isinstance(layer, nn.Tanh) for layer in list(model.encoder)[1::2])
+
+
+@pytest.mark.parametrize("hidden", [(), (4,), (6, 5, 4)])
+def test_any_depth_works(config: ModelConfig, hidden: tuple[int, ...]) -> None:
+    """Any number of hidden layers, none included, maps rows to latents and back to rows."""
+    model = build(ModelConfig(columns=config.columns, network=Network(latent=2, hidden=hidden)))
+    rows = model.sample(7, generator=torch.Generator().manual_seed(5))
+    assert rows.shape == (7, config.features)
+    q = model.encode(rows, torch.ones_like(rows, dtype=torch.bool))
+    assert q.mean.shape == q.logvar.shape == (7, 2)
+    assert model.reconstruct(q.mean).shape == rows.shape
+
+
+def test_samples_are_valid_and_reproducible(model: VAE) -> None:
+    """New rows hold values that the columns may hold, and equal generators give equal rows."""
+    first, again, other = (model.sample(200, generator=torch.Generator().manual_seed(seed)) for seed in (6, 6, 7))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.isfinite().all()
+    assert set(first[:, 1].unique().tolist()) <= {1.0, 2.0, 3.0}
+    assert set(first[:, [6, 7]].unique().tolist()) <= {1.0, 2.0}
+    assert set(first[:, [2, 8, 9]].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_sampling_leaves_the_global_generator_alone(model: VAE) -> None:
+    """With a generator of its own, sampling draws nothing from torch's global one."""
+    before = torch.random.get_rng_state()
+    model.sample(5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_untied_decoder_samples_the_marginals(config: ModelConfig) -> None:
+    """When the decoder ignores z, new rows follow the rates that the output bias starts from."""
+    model = build(config)
+    nn.init.zeros_(model.outputs.weight)
+    rows = model.sample(20_000, generator=torch.Generator().manual_seed(8))
+    cities = torch.bincount(rows[:, 1].long(), minlength=4)[1:] / len(rows)
+    torch.testing.assert_close(cities, torch.tensor([2.0, 3.0, 4.0]) / 9, rtol=0, atol=0.02)
+    assert rows[:, 2].mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_shapes_are_enforced(model: VAE, batch: Batch) -> None:
+    """Noise for one row, which would broadcast in silence, is refused under the shape checker."""
+    values, observed, noise = batch
+    with pytest.raises(TypeCheckError, match="noise"):
+        model(values, observed, noise[:1])
+
+
+def test_no_rows_are_rows_too(model: VAE, batch: Batch) -> None:
+    """A batch of no rows encodes, decodes and reconstructs to no rows."""
+    values, observed, noise = (part[:0] for part in batch)
+    q = model.encode(values, observed)
+    assert q.mean.shape == q.kl().shape == (0, 3)
+    assert model.reconstruct(q.sample(noise)).shape == values.shape
+    assert model.sample(0, generator=torch.Generator().manual_seed(0)).shape == values.shape
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> Column:
+    """A column of any kind."""
+    kind = draw(st.sampled_from(["gaussian", "bernoulli", "categorical"]))
+    width, nullable = draw(st.integers(1, 3)), draw(st.booleans())
+    if kind == "gaussian":
+        scale, floor = draw(st.floats(1e-3, 1e6)), draw(st.floats(1e-3, 1.0))
+        return Column(name="x", likelihood="gaussian", width=width, nullable=nullable, scale=scale, floor=floor)
+    if kind == "bernoulli":
+        rates = (draw(st.floats(0, 1)),)
+        return Column(name="x", likelihood="bernoulli", width=width, nullable=nullable, rates=rates)
+    return Column(name="x", likelihood="categorical", width=width, nullable=nullable, codes=draw(st.integers(2, 6)))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[ModelConfig, Tensor, Tensor]:
+    """A model's settings with some rows for it: wide numbers, valid codes, any mask, NaN where masked."""
+    network = Network(
+        latent=draw(st.integers(1, 4)),
+        hidden=tuple(draw(st.lists(st.integers(1, 5), max_size=2))),
+        activation=draw(st.sampled_from(["silu", "relu", "gelu", "tanh"])),
+    )
+    config = ModelConfig(columns=tuple(draw(st.lists(columns(), min_size=1, max_size=5))), network=network)
+    cells = [
+        WIDE if column.likelihood == "gaussian" else st.integers(0, (column.codes or 2) - 1).map(float)
+        for column in config.columns
+        for _ in range(column.width)
+    ]
+    rows = draw(st.lists(st.tuples(*(st.none() | cell for cell in cells)), max_size=4))
+    values = [[math.nan if cell is None else cell for cell in row] for row in rows]
+    table = torch.tensor(values, dtype=torch.float32).reshape(len(rows), config.features)
+    return config, table, ~table.isnan()
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(table=tables(), seed=st.integers(0, 2**32))
+def test_finite_in_finite_out(table: tuple[ModelConfig, Tensor, Tensor], seed: int) -> None:
+    """For any mix of columns, shapes and masks, finite cells up to 1e4 give a finite loss and finite gradients."""
+    config, values, observed = table
+    model = build(config, seed=seed)
+    noise = torch.randn(len(values), config.network.latent, generator=torch.Generator().manual_seed(seed))
+    loss = -elbo(model, values, observed, noise).per_row().sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
