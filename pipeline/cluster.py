@@ -39,19 +39,17 @@ def ray_session(cluster: Cluster, *, workers: int = 2, log: Path) -> Iterator[No
     if ray.is_initialized():
         yield
         return
-    _log_to(log)
-    with _signals_kept():
+    with _logged_to(log):
         try:
-            ray.init(**_options(cluster, workers))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            with _signals_kept():
+                ray.init(**_options(cluster, workers))
+            yield
+        except ConnectionError as error:
             where = cluster.address or "embedded Ray"
-            raise InfrastructureError(f"Ray did not start: {error}", where, "see `latentpipe doctor`") from error
-        _log_to(log)
-    try:
-        yield
-    finally:
-        with _signals_kept():
-            ray.shutdown()
+            raise InfrastructureError(f"Ray does not answer: {error}", where, "see `latentpipe doctor`") from error
+        finally:
+            with _signals_kept():
+                ray.shutdown()
 
 
 def _options(cluster: Cluster, workers: int) -> dict[str, object]:
@@ -80,11 +78,18 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """What Ray's Python side says goes to a file, and not to the console."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

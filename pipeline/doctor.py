@@ -95,7 +95,11 @@ def _mlflow(config: RunConfig) -> str:
 
 def _ray(config: RunConfig) -> str:
     with ray_session(config.cluster, log=config.root / "logs" / "ray.log"):
-        pid = ray.get(ray.remote(os.getpid).remote(), timeout=60)
+        pid = ray.get(ray.remote(_pid).remote(), timeout=60)
         resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
         where = config.cluster.address or "embedded"
         return f"{where}: a task ran in process {pid}; resources {resources}"
+
+
+def _pid() -> int:
+    return os.getpid()

@@ -102,32 +102,17 @@ def _arrow(path: Path, data: Data) -> Iterator[Block]:
 
 def _csv(path: Path, data: Data) -> Iterator[Block]:
     """Every cell as text: types are the contract's affair, and only declared tokens are null."""
-    parse = csv.ParseOptions(
-        delimiter="\t" if format_of(path, data) == "tsv" else data.delimiter, newlines_in_values=True
-    )
-    if data.header:
-        with csv.open_csv(path, csv.ReadOptions(block_size=BLOCK_BYTES), parse) as reader:
-            names = reader.schema.names
-        names, skip = [name.strip() for name in names] if data.trim else names, 1
-    else:
-        names, skip = list(data.names), 0
-        if not names:
-            raise DataError(
-                "data.header = false needs data.names", str(path), "`latentpipe init --data FILE` writes them"
-            )
-    _refuse_duplicates(names, path)
-    yield from _csv_blocks(path, data, parse, names, skip)
-
-
-def _csv_blocks(path: Path, data: Data, parse: csv.ParseOptions, names: list[str], skip: int) -> Iterator[Block]:
     ragged: list[tuple[int, str]] = []
 
     def set_aside(row: csv.InvalidRow) -> str:
         ragged.append((row.number or 0, row.text))
         return "skip"
 
-    parse.invalid_row_handler = set_aside
-    read = csv.ReadOptions(column_names=names, skip_rows=skip, block_size=BLOCK_BYTES, use_threads=False)
+    delimiter = "\t" if format_of(path, data) == "tsv" else data.delimiter
+    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
+    names = _csv_names(path, data, parse)
+    ragged.clear()
+    read = csv.ReadOptions(column_names=names, skip_rows=int(data.header), block_size=BLOCK_BYTES, use_threads=False)
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     tokens = pa.array(data.null_tokens, pa.string())
     with csv.open_csv(path, read, parse, convert) as reader:
@@ -137,6 +122,17 @@ def _csv_blocks(path: Path, data: Data, parse: csv.ParseOptions, names: list[str
             ragged.clear()
     if ragged:
         yield Block(pa.RecordBatch.from_arrays([pa.array([], pa.string())] * len(names), names=names), tuple(ragged))
+
+
+def _csv_names(path: Path, data: Data, parse: csv.ParseOptions) -> list[str]:
+    names = list(data.names)
+    if data.header:
+        with csv.open_csv(path, csv.ReadOptions(block_size=BLOCK_BYTES), parse) as reader:
+            names = [name.strip() if data.trim else name for name in reader.schema.names]
+    if not names:
+        raise DataError("data.header = false needs data.names", str(path), "`latentpipe init --data FILE` writes them")
+    _refuse_duplicates(names, path)
+    return names
 
 
 def _cells(column: pa.Array, trim: bool, tokens: pa.Array) -> pa.Array:

@@ -1,20 +1,12 @@
-"""One Ray, one Prefect harness and one finished demo run for the whole session."""
+"""What the session shares: the real tables, one finished demo run, one embedded Ray, one Prefect server."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared" / "data"
-LATENTPIPE = str(Path(sys.executable).with_name("latentpipe"))
+from harness import ROOT, SHARED, Demo, latentpipe
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +15,32 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real tables at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """`latentpipe run deploy/runs/demo.toml`, in a workspace of its own."""
+    workspace = tmp_path_factory.mktemp("demo") / "workspace"
+    arguments = ("run", str(ROOT / "deploy/runs/demo.toml"), "--set", f"workspace={workspace}")
+    ended = latentpipe(*arguments, "--json", cwd=workspace.parent)
+    assert ended.code == 0, ended.stderr
+    return Demo(workspace, ended.answer, ended.stderr, arguments)
+
+
+@pytest.fixture(scope="session")
+def ray_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One embedded Ray for all tests that work in this process."""
+    from pipeline.cluster import ray_session
+    from pipeline.config import Cluster
+
+    with ray_session(Cluster(), workers=2, log=tmp_path_factory.mktemp("ray") / "ray.log"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def prefect_up() -> Iterator[None]:
+    """One temporary Prefect server and database for all tests that run flows in this process."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

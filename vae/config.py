@@ -14,16 +14,16 @@ FORBID_EXTRA: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": T
 class Bounds:
     """The range of a number, stated once: enforced by `check` here, and by any pydantic form built on the type."""
 
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
+    ge: int | float | None = None
+    gt: int | float | None = None
+    le: int | float | None = None
+    lt: int | float | None = None
 
-    def stated(self) -> dict[str, float]:
+    def stated(self) -> dict[str, int | float]:
         """The rules that are set."""
         return {rule: bound for rule, bound in vars(self).items() if bound is not None}
 
-    def allow(self, value: float) -> bool:
+    def allow(self, value: int | float) -> bool:
         """Whether a number keeps every rule."""
         return all(getattr(value, f"__{rule}__")(type(value)(bound)) for rule, bound in self.stated().items())
 

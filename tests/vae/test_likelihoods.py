@@ -42,7 +42,7 @@ def of(*columns: Column) -> Columns:
     likelihood = Columns(columns).double()
     with torch.no_grad():
         for index, parameter in enumerate(likelihood.parameters()):
-            parameter += 0.3 * normal(*parameter.shape, seed=100 + index)
+            parameter.add_(0.3 * normal(*parameter.shape, seed=100 + index))
     return likelihood
 
 

@@ -1,0 +1,106 @@
+"""The run's TOML: what it says, and how it refuses."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ROOT, small_settings
+
+from pipeline import config
+from pipeline.errors import CommitConflict, ConfigError, DataError, InfrastructureError
+
+
+def refusal(settings: dict[str, Any]) -> str:
+    """The message these settings are refused with."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(settings, where="my.toml")
+    return str(caught.value)
+
+
+def test_an_unknown_key_is_answered_with_the_near_one(tmp_path: Path) -> None:
+    """A misspelt key is never ignored: the answer names the file, the key and the one that was meant."""
+    message = refusal(small_settings(tmp_path, train={"epohcs": 3}))
+    assert message == "my.toml: unknown key train.epohcs\n  cure: did you mean train.epochs?"
+    message = refusal(small_settings(tmp_path, modle={"latent": 3}))
+    assert "did you mean model?" in message
+    settings = small_settings(tmp_path)
+    settings["columns"]["city"]["likelyhood"] = "categorical"
+    assert "unknown key columns.city.likelyhood" in refusal(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": {"epochs": 0}}, "train.epochs: Input should be greater than or equal to 1 (got 0)"),
+        ({"train": {"epochs": "many"}}, "train.epochs: Input should be a valid integer"),
+        ({"train": {"learning_rate": 2.0}}, "train.learning_rate: Input should be less than or equal to 1 (got 2.0)"),
+        ({"data": {"validation": 0.9}}, "data.validation: Input should be less than or equal to 0.5 (got 0.9)"),
+        ({"data": {"delimiter": "ab"}}, "delimiter = 'ab': must be one character"),
+        ({"data": {"format": "xml"}}, "data.format: Input should be 'auto', 'csv'"),
+        ({"model": {"activation": "cosine"}}, "model.activation: Input should be 'silu'"),
+        ({"name": "../up"}, "name = '../up': use letters"),
+        ({"workspace": "s3://bucket"}, "must be a local or mounted folder"),
+        ({"report": {"colour_by": "nothing"}}, "report.colour_by = 'nothing': not a feature or passthrough column"),
+        ({"columns": {"more": {"type": "int64", "role": "id"}}}, "columns id, more: one column at most"),
+        ({"columns": {"city": {"type": "string", "likelihood": "gaussian"}}}, "use 'categorical' or 'bernoulli'"),
+        ({"columns": {"city": {"type": "string"}}}, "features, and only they, have one"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """Every bound and every choice is enforced, and the message names the key and the rule."""
+    settings = small_settings(tmp_path)
+    for section, value in change.items():
+        settings[section] = {**settings.get(section, {}), **value} if isinstance(value, dict) else value
+    assert words in refusal(settings)
+
+
+def test_a_type_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """The answer lists the types there are."""
+    from pipeline.schema import table_schema
+
+    settings = small_settings(tmp_path, columns={"height": {"type": "decimal", "likelihood": "gaussian"}})
+    with pytest.raises(ConfigError, match=r"columns.height: type = 'decimal' is not known\n  cure: one of int8"):
+        table_schema(config.parse(settings))
+
+
+def test_overrides_are_toml_values_or_text() -> None:
+    """`--set a.b=c` reaches any key; a value that is no TOML is text."""
+    found = config.load(
+        ROOT / "deploy/runs/demo.toml",
+        overrides=("train.epochs=7", "model.hidden=[5, 4]", "data.uri=other.csv", "data.header=false"),
+    )
+    assert (found.train.epochs, found.model.hidden, found.data.uri, found.data.header) == (
+        7,
+        (5, 4),
+        "other.csv",
+        False,
+    )
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        config.load(ROOT / "deploy/runs/demo.toml", overrides=("train.epochs",))
+
+
+def test_a_config_survives_its_plain_form() -> None:
+    """`parse(to_dict())` is the identity: what a flow stores is what it ran."""
+    found = config.load(ROOT / "deploy/runs/demo.toml")
+    assert config.parse(found.to_dict()) == found
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    """No traceback: the path and the reason."""
+    with pytest.raises(ConfigError, match="no such file\n  cure: write one with `latentpipe init"):
+        config.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match="not readable as TOML"):
+        config.load(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, InfrastructureError, CommitConflict])
+def test_errors_survive_the_way_between_processes(kind: type[ConfigError]) -> None:
+    """An error unpickles as itself, facts and sentence."""
+    error = kind("what", "where", "cure")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error) == "where: what\n  cure: cure"
