@@ -176,6 +176,7 @@ class _Tally:
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    largest: float = 0.0
     categories: Counter[Any] = field(default_factory=Counter)
 
     def add(self, array: pa.Array) -> None:
@@ -206,13 +207,20 @@ class _Tally:
     def _moments(self, numbers: npt.NDArray[np.float64]) -> None:
         if not len(numbers):
             return
-        total, mean = self.count + len(numbers), float(numbers.mean())
-        apart = mean - self.mean
-        self.squares += float(((numbers - mean) ** 2).sum()) + apart**2 * self.count * len(numbers) / total
-        self.mean += apart * len(numbers) / total
-        self.count = total
+        self.largest = max(self.largest, float(np.abs(numbers).max()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total, mean = self.count + len(numbers), float(numbers.mean())
+            apart = mean - self.mean
+            self.squares += float(((numbers - mean) ** 2).sum()) + apart * apart * self.count * len(numbers) / total
+            self.mean += apart * len(numbers) / total
+            self.count = total
 
     def _scale(self) -> float:
+        if not math.isfinite(self.squares):
+            raise DataError(
+                f"column {self.name!r} holds numbers too large to standardise, up to {self.largest:g}",
+                cure="mend them, or give the column the role 'passthrough'",
+            )
         deviation = math.sqrt(self.squares / max(self.count, 1))
         constant = deviation <= 1e-12 * max(abs(self.mean), 1.0)
         return 1.0 if constant else deviation

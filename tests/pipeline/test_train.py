@@ -1,0 +1,145 @@
+"""train, on real Ray workers: one or two of them, interrupted or not, must be the same training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from harness import small_settings
+from safetensors.torch import load_file
+
+from pipeline import config, ingest, train, worker
+from pipeline.config import RunConfig
+from pipeline.errors import DataError, InfrastructureError
+from pipeline.records import Trained
+
+pytestmark = pytest.mark.usefixtures("ray_up")
+
+
+def prepared(folder: Path, **changes: object) -> RunConfig:
+    """A small run whose table is ingested."""
+    settings = config.parse(small_settings(folder, **changes))
+    ingest.ingest(settings)
+    return settings
+
+
+def trained(settings: RunConfig) -> Trained:
+    """The run's training, done."""
+    return train.train(settings, ingest.latest(settings))
+
+
+def weights(record: Trained) -> dict[str, torch.Tensor]:
+    """Of the best model."""
+    return load_file(Path(record.model) / "model.safetensors")
+
+
+def history(settings: RunConfig) -> list[dict[str, float]]:
+    """Metrics of each epoch, without those that are times."""
+    (path,) = settings.root.glob("training/*/history.json")
+    return [{k: v for k, v in it.items() if k not in ("rows_per_s", "epoch_s")} for it in json.loads(path.read_text())]
+
+
+def test_two_workers_train_the_model_that_one_trains(tmp_path: Path) -> None:
+    """Same rows, same order, same noise: gradients of two workers equal one's, so weights and metrics agree."""
+    runs = []
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+        runs.append(prepared(tmp_path / str(workers), train={"num_workers": workers}))
+    one, two = (trained(it) for it in runs)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=2e-4, atol=2e-6, msg=name)
+    for mine, yours in zip(history(runs[0]), history(runs[1]), strict=True):
+        assert mine == pytest.approx(yours, rel=1e-5)
+    assert (one.train_rows, one.test_rows) == (two.train_rows, two.test_rows)
+
+
+def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path) -> None:
+    """From a checkpoint in its middle, a training ends with the same weights, to the bit."""
+    settings = prepared(tmp_path, train={"num_workers": 1, "epochs": 6})
+    whole = trained(settings)
+    before, past = weights(whole), history(settings)
+    directory = Path(whole.model).parent
+    cut = _checkpoint_after(settings, directory, epochs=3)
+    for path in (directory / "model", directory / "checkpoints"):
+        shutil.rmtree(path)
+    (directory / "trained.json").unlink()
+    shutil.copytree(cut, directory / "checkpoints" / "epoch-00003")
+    again = trained(settings)
+    assert again.new
+    assert history(settings) == past
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(again).items())
+
+
+def _checkpoint_after(settings: RunConfig, directory: Path, *, epochs: int) -> Path:
+    """The checkpoint that a run of so many epochs leaves, made by the worker's own loop, without Ray."""
+    short = settings.root / "short"
+    short.mkdir()
+    shutil.copy(directory / "features.json", short)
+    snapshot = settings.root / "datasets/small/v000001"
+    job = worker.Job(
+        directory=str(short),
+        parts=tuple(map(str, sorted(snapshot.glob("part-*.parquet")))),
+        id_column="id",
+        validation=0.1,
+        test=0.1,
+        network=settings.model,
+        train=config.Train(epochs=epochs, batch_rows=32, num_workers=1),
+    )
+    worker.run(job)
+    return next(worker.whole_checkpoints(short))
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    """The newest checkpoint that verifies counts, not the newest."""
+    for number in (1, 2):
+        folder = tmp_path / "checkpoints" / f"epoch-0000{number}"
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_text("state")
+        worker.checkpoint.seal(folder)
+    (tmp_path / "checkpoints/epoch-00002/state.pt").write_text("torn")
+    assert [it.name for it in worker.whole_checkpoints(tmp_path)] == ["epoch-00001"]
+
+
+def test_a_finished_training_is_not_done_twice(tmp_path: Path) -> None:
+    """The same key is the same training; another setting is another."""
+    settings = prepared(tmp_path, train={"num_workers": 1, "epochs": 1})
+    first = trained(settings)
+    assert trained(settings).new is False
+    assert trained(settings).digest == first.digest
+
+
+def test_more_workers_than_cpus_is_a_clear_error(tmp_path: Path) -> None:
+    """Not an endless wait: what was asked for, and what there is."""
+    settings = prepared(tmp_path, train={"num_workers": 64})
+    with pytest.raises(InfrastructureError, match="64 workers with 1 CPU each asked for, the cluster has"):
+        trained(settings)
+
+
+def test_too_few_rows_and_too_little_memory_are_clear_errors(tmp_path: Path) -> None:
+    """Before any worker starts: the numbers, and the setting that cures it."""
+    settings = prepared(tmp_path, data={"validation": 0.0})
+    with pytest.raises(DataError, match=r"300 rows give \d+ to train on, 0 to validate and \d+ to test"):
+        trained(settings)
+
+
+def test_numbers_too_large_are_refused_by_column(tmp_path: Path) -> None:
+    """What cannot be standardised in float64 is an error that names the column, before any worker starts."""
+    settings = prepared(tmp_path)
+    path = tmp_path / "small.csv"
+    rows = path.read_text().splitlines()
+    rows[2:4] = ["1001,1e308,true,Rome,x", "1002,-1e308,true,Rome,x"]
+    path.write_text("\n".join(rows))
+    ingest.ingest(settings)
+    with pytest.raises(DataError, match=r"column 'height' holds numbers too large to standardise, up to 1e\+308"):
+        trained(settings)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_by_name(tmp_path: Path) -> None:
+    """The worker's own error reaches the caller as itself, not as a stranger's traceback."""
+    wild = {"num_workers": 1, "learning_rate": 1.0, "max_restarts": 0, "epochs": 50}
+    settings = prepared(tmp_path, train=wild, model={"hidden": [256] * 12, "activation": "relu"})
+    with pytest.raises(DataError, match=r"the training loss became (nan|inf) in epoch \d+\n  cure: lower train.learn"):
+        trained(settings)
