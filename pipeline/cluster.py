@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import Cluster
-from pipeline.errors import InfrastructureError
+from pipeline.errors import InfrastructureError, LatentpipeError
 
 QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -50,6 +50,24 @@ def ray_session(cluster: Cluster, *, workers: int = 2, log: Path) -> Iterator[No
         finally:
             with _signals_kept():
                 ray.shutdown()
+
+
+def own_error(error: BaseException, *, cure: str) -> LatentpipeError:
+    """The error of ours that Ray has wrapped, or Ray's own as InfrastructureError, in a line."""
+    for inner in _wrapped(error):
+        if isinstance(inner, LatentpipeError) and type(inner).__module__ == LatentpipeError.__module__:
+            return inner
+    words = str(error).strip().splitlines() or [type(error).__name__]
+    return InfrastructureError(f"Ray failed: {words[-1].strip()}", cure=f"{cure}; logs/ray.log has the whole story")
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """What lies inside Ray's exceptions: causes, and the failures of each training worker."""
+    yield error
+    inside = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
+    for inner in inside:
+        if isinstance(inner, BaseException):
+            yield from _wrapped(inner)
 
 
 def _options(cluster: Cluster, workers: int) -> dict[str, object]:

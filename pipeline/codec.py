@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipeline.errors import DataError
 from pipeline.features import Features
 from vae import checkpoint
 from vae.model import VAE
@@ -40,8 +41,11 @@ class Codec:
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str = "cpu") -> Self:
-        """From a sealed model directory. Raises vae.CheckpointError, naming the file, if anything was altered."""
-        model = checkpoint.load(directory, device=device)
+        """From a sealed model directory. Raises DataError, naming the file, if anything was altered."""
+        try:
+            model = checkpoint.load(directory, device=device)
+        except checkpoint.CheckpointError as error:
+            raise DataError(str(error), cure="fetch the model again: remove its folder and run `encode`") from error
         return cls(model, Features.load(Path(directory)))
 
     @property

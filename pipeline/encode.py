@@ -13,21 +13,20 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from pipeline import keys, latents, snapshots
-from pipeline.cluster import ray_session
+from pipeline.cluster import own_error, ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
-from pipeline.errors import DataError, InfrastructureError, LatentpipeError
+from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.storage import Part, attempt, publish, verify_rows, write
+from pipeline.storage import Part, attempt, opened, publish, verify_rows, write
 
 STALLED_S: Final = 600
 """Ray Data replaces lost actors without end; a unit that kills each of them ends the run after this long."""
@@ -61,11 +60,12 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
         if (known := snapshots.find(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
+        latent = Codec.load(registered.model).latent
         with attempt(root(config), run_key) as directory:
             output = _output(config, registered, directory)
             parts = _encode_all(config, ingested, output, stage)
             verify_rows(ingested.rows, parts, root(config))
-            manifest = _manifest(config, registered, ingested, run_key)
+            manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
             return record(publish(root(config), directory, parts, manifest), new=True)
 
 
@@ -118,6 +118,7 @@ def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterato
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = STALLED_S
+    context.raise_original_map_exception = True
     encoded = ray.data.from_items(units, override_num_blocks=len(units)).map(
         UnitEncoder,
         fn_constructor_args=(output,),
@@ -127,13 +128,8 @@ def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterato
     )
     try:
         yield from encoded.iter_rows()
-    except LatentpipeError:
-        raise
     except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, LatentpipeError):
-            raise cause from error
-        raise InfrastructureError(f"Ray failed: {error}", cure="run again; nothing was published") from error
+        raise own_error(error, cure="run again; nothing was published") from error
 
 
 class UnitEncoder:
@@ -145,7 +141,7 @@ class UnitEncoder:
 
     def __call__(self, unit: dict[str, str]) -> dict[str, Any]:
         """Encode one file; return the facts of the file written."""
-        with pq.ParquetFile(unit["path"], page_checksum_verification=True) as file:
+        with opened(Path(unit["path"])) as file:
             table = file.read().sort_by(self.output.id_column)
         name = Path(unit["path"]).name
         schema = self._schema(table.schema)
@@ -184,13 +180,11 @@ def _vectors(codes: Any) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), type=latents.vector(codes.shape[1]))
 
 
-def _manifest(config: RunConfig, registered: Registered, ingested: Ingested, run_key: str) -> dict[str, Any]:
+def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
     passthrough = [it for it in table_schema(config) if it.name in config.role("passthrough")]
     return {
         "kind": "latents",
         "contract": latents.CONTRACT,
-        "run_key": run_key,
-        "latent": Codec.load(registered.model).latent,
         "id": config.id_column,
         "passthrough": {it.name: str(it.type) for it in passthrough},
         "model": {

@@ -81,6 +81,19 @@ def write(directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, sche
         return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """One of our Parquet files, page checksums verified on every read. Raises DataError if it is damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"damaged: {reason}", str(path), "restore the file, or remove its snapshot and run again"
+        ) from error
+
+
 def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot:
     """Make the parts visible under the next version, at once; `manifest["run_key"]` says what they are.
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFailedError
@@ -24,16 +23,16 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import features, keys, shards
-from pipeline.cluster import ray_session
+from pipeline.cluster import own_error, ray_session
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
+from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.progress import Stage
 from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
-from pipeline.worker import Job, Metrics, Progress
+from pipeline.worker import Job, Metrics, Progress, rows
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
@@ -115,13 +114,11 @@ def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
 
 
 def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]:
-    for part in job.parts:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            for batch in file.iter_batches():
-                split = shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
-                for kind in counts:
-                    counts[kind] += int((split == kind).sum())
-                yield batch.filter(pa.array(split == shards.TRAIN))
+    """The rows to fit on; `counts` learns how many rows each split has."""
+    for batch, split in rows(job):
+        for kind in counts:
+            counts[kind] += int((split == kind).sum())
+        yield batch.filter(pa.array(split == shards.TRAIN))
 
 
 def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[Progress, Evaluation]:
@@ -168,23 +165,9 @@ def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
 def _result(future: Future[Any]) -> tuple[Progress, Evaluation]:
     try:
         progress, evaluation = future.result().return_value
-    except TrainingFailedError as error:
-        raise _cause(error) from error
-    except RayError as error:
-        raise InfrastructureError(
-            f"Ray failed: {error}", cure="run again: it resumes from the last checkpoint"
-        ) from error
+    except (TrainingFailedError, RayError) as error:
+        raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
     return progress, evaluation
-
-
-def _cause(error: Exception) -> LatentpipeError:
-    """Our own error from inside a worker, if that is what ended the run."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, LatentpipeError):
-            return cause
-    return InfrastructureError(f"training failed: {error}", cure="run again: it resumes from the last checkpoint")
 
 
 def _check_resources(resources: dict[str, int], workers: int) -> None:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
@@ -25,6 +25,7 @@ from pipeline import shards
 from pipeline.config import Train
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
+from pipeline.storage import opened
 from vae import checkpoint, evaluate, fit
 from vae.config import ModelConfig, Network
 from vae.evaluate import Evaluation
@@ -132,7 +133,7 @@ def run(
 def load(job: Job, device: torch.device) -> dict[int, Rows]:
     """The rows of each split (TRAIN, VALIDATION, TEST), transformed, in the order of their files."""
     features = Features.load(job.path)
-    chunks = [_transformed(job, features, batch) for batch in _batches(job)]
+    chunks = [(*features.transform(batch), split) for batch, split in rows(job)]
     values, observed, split = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True))
     return {
         kind: Rows(values[split == kind].to(device), observed[split == kind].to(device))
@@ -140,15 +141,12 @@ def load(job: Job, device: torch.device) -> dict[int, Rows]:
     }
 
 
-def _batches(job: Job) -> Iterator[pa.RecordBatch]:
+def rows(job: Job) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.uint8]]]:
+    """The table's rows, batch by batch, with the split of each."""
     for part in job.parts:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            yield from file.iter_batches()
-
-
-def _transformed(job: Job, features: Features, batch: pa.RecordBatch) -> tuple[Any, Any, Any]:
-    split = shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
-    return *features.transform(batch), split
+        with opened(Path(part)) as file:
+            for batch in file.iter_batches():
+                yield batch, shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
 
 
 class _Trainer:

