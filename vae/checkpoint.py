@@ -50,7 +50,14 @@ def verify(directory: str | Path) -> None:
     directory = Path(directory)
     if not (directory / CHECKSUMS).is_file():
         raise CheckpointError(f"{directory}: not a model directory, {CHECKSUMS} is missing")
-    for name, expected in json.loads((directory / CHECKSUMS).read_text()).items():
+    try:
+        sealed = json.loads((directory / CHECKSUMS).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{directory / CHECKSUMS}: not readable as JSON") from error
+    for name in (CONFIG, WEIGHTS):
+        if name not in sealed:
+            raise CheckpointError(f"{directory / name}: not covered by {CHECKSUMS}")
+    for name, expected in sealed.items():
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name}: missing")
         if _sha256(directory / name) != expected:

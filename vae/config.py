@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -25,7 +26,7 @@ class Bounds:
 
     def allow(self, value: int | float) -> bool:
         """Whether a number keeps every rule."""
-        return all(getattr(value, f"__{rule}__")(type(value)(bound)) for rule, bound in self.stated().items())
+        return all(getattr(operator, rule)(value, bound) for rule, bound in self.stated().items())
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {**handler(source), **self.stated()}

@@ -22,7 +22,7 @@ ACTIVE_VARIANCE = 0.01
 class Sums:
     """Sufficient statistics of an evaluation, float64. Adding two is evaluating their rows together."""
 
-    packed: Float64[Tensor, statistic]
+    packed: Float64[Tensor, " statistic"]
     columns: int
     latents: int
 
@@ -70,7 +70,7 @@ def _errors(model: VAE, values: Tensor, observed: Tensor, mean: Tensor) -> Float
     return model.columns.per_column(torch.where(observed, wrong, 0.0))
 
 
-def _is_gaussian(model: VAE) -> Bool[Tensor, feature]:
+def _is_gaussian(model: VAE) -> Bool[Tensor, " feature"]:
     gaussian = [column.likelihood == "gaussian" for column in model.config.columns]
     return torch.tensor(gaussian, device=model.columns.owner.device)[model.columns.owner]
 

@@ -36,7 +36,7 @@ class Likelihood(nn.Module, ABC):
         """What the encoder is shown: `[batch, input]`, zero where a cell is missing."""
 
     @abstractmethod
-    def bias(self) -> Float[Tensor, output]:
+    def bias(self) -> Float[Tensor, " output"]:
         """Decoder outputs under which this distribution is the data's marginal."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Gaussian(Likelihood):
         self.floor: Tensor
         self.log_unit: Tensor
 
-    def scale(self) -> Float[Tensor, feature]:
+    def scale(self) -> Float[Tensor, " feature"]:
         """Standard deviation of each feature, in standardised units."""
         return (self.floor + self.log_scale.exp())[self.owner]
 
@@ -221,7 +221,7 @@ class Columns(nn.Module):
         blocks = [_likelihood(block).embed(value, seen) for block, value, seen in split]
         return torch.cat([*blocks, observed[:, self.told].to(values.dtype)], dim=1)
 
-    def bias(self) -> Float[Tensor, output]:
+    def bias(self) -> Float[Tensor, " output"]:
         """Decoder outputs under which every column has its marginal distribution."""
         return torch.cat([_likelihood(block).bias() for block in self.blocks])
 

@@ -20,7 +20,7 @@ class Elbo:
     kl: Float[Tensor, "batch latent"]
     """KL per latent dimension, nats, in closed form."""
 
-    def per_row(self, *, beta: float = 1.0) -> Float[Tensor, batch]:
+    def per_row(self, *, beta: float = 1.0) -> Float[Tensor, " batch"]:
         """E_q[log p(x | z)] - beta * KL for each row; a bound on log p(x) for beta = 1 (Higgins et al. 2017)."""
         return self.log_likelihood.sum(1) - beta * self.kl.sum(1)
 

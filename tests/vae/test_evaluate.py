@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from vae import evaluate
 from vae.config import Column, ModelConfig, Network
-from vae.evaluate import Evaluation
+from vae.evaluate import Evaluation, Sums
 from vae.model import VAE
 from vae.objectives import elbo
 
@@ -19,7 +20,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 def linear_means(*weights: float) -> Evaluation:
     """The evaluation of a model with E[z_i | x] = weights[i] * x on rows x = -1, 1: Var(E[z_i | x]) = weights[i]^2."""
     column = Column(name="x", likelihood="gaussian")
-    model = VAE(ModelConfig(columns=(column,), network=Network(latent=len(weights), hidden=()))).double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = VAE(ModelConfig(columns=(column,), network=Network(latent=len(weights), hidden=()))).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -55,6 +58,13 @@ def test_sums_are_float64_for_any_model(model: VAE, batch: Batch) -> None:
     values, observed, noise = batch
     sums = evaluate.tally(model.float(), values.float(), observed, noise.float())
     assert sums.packed.dtype == evaluate.zero(model).packed.dtype == torch.float64
+
+
+@pytest.mark.parametrize("packed", [torch.zeros(3), torch.zeros(3, 2, dtype=torch.float64)])
+def test_sums_of_another_kind_are_refused(packed: Tensor) -> None:
+    """Under the shape checker sums are one-dimensional float64 and nothing else: the checker is awake here."""
+    with pytest.raises(TypeCheckError, match="packed"):
+        Sums(packed, 1, 0)
 
 
 def test_likelihood_figures_are_the_bounds(model: VAE, batch: Batch) -> None:

@@ -1,0 +1,105 @@
+"""The same code on a cluster: a `ray start` head and a second node, both on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from harness import latentpipe, small_csv
+
+TOML = """
+name = "small"
+[data]
+uri = "small.csv"
+part_rows = 100
+[columns]
+id = { type = "int64", role = "id" }
+height = { type = "float64", likelihood = "gaussian", nullable = true }
+city = { type = "string", likelihood = "categorical", nullable = true }
+[model]
+latent = 2
+hidden = [8]
+[train]
+epochs = 2
+"""
+RAY = str(Path(sys.executable).with_name("ray"))
+NODES = """
+import ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sorted(int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"]))
+"""
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def node(log: Path, *arguments: str) -> Iterator[None]:
+    """`ray start --block` with one CPU, killed with all its children at the end."""
+    command = [RAY, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *arguments]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def nodes(address: str) -> str:
+    """CPUs of each node, as a driver sees them."""
+    ended = subprocess.run([sys.executable, "-c", NODES, address], capture_output=True, text=True, timeout=60)
+    return ended.stdout.strip()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A cluster of two nodes with one CPU each."""
+    found = f"127.0.0.1:{free_port()}"
+    head = ("--head", f"--port={found.partition(':')[2]}", "--node-ip-address=127.0.0.1", "--include-dashboard=false")
+    with node(tmp_path / "head.log", *head):
+        deadline = time.monotonic() + 60
+        while nodes(found) != "[1]":
+            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
+        with node(tmp_path / "second.log", f"--address={found}", "--node-ip-address=127.0.0.1"):
+            while nodes(found) != "[1, 1]":
+                assert time.monotonic() < deadline, (tmp_path / "second.log").read_text()
+            yield found
+
+
+@pytest.mark.timeout(300)
+def test_training_and_encoding_spread_over_two_nodes(address: str, tmp_path: Path) -> None:
+    """With one CPU a node, two workers of one CPU each need both; the table goes the whole way all the same."""
+    small_csv(tmp_path / "small.csv")
+    (tmp_path / "run.toml").write_text(TOML)
+    for verb in ("ingest", "train", "register", "encode"):
+        ended = latentpipe(verb, "run.toml", "--set", f"cluster.address={address}", "--json", cwd=tmp_path)
+        assert ended.code == 0, ended.stderr
+    assert ended.answer["rows"] == 300
+    assert nodes(address) == "[1, 1]"
+
+
+def test_no_cluster_at_the_address_is_exit_4(tmp_path: Path) -> None:
+    """A wrong address is an error with that address, within a bounded time."""
+    small_csv(tmp_path / "small.csv")
+    (tmp_path / "run.toml").write_text(TOML)
+    assert latentpipe("ingest", "run.toml", cwd=tmp_path).code == 0
+    wrong = f"127.0.0.1:{free_port()}"
+    ended = latentpipe("train", "run.toml", "--set", f"cluster.address={wrong}", cwd=tmp_path)
+    assert ended.code == 4
+    assert f"latentpipe: {wrong}: Ray does not answer" in ended.stderr

@@ -1,0 +1,94 @@
+"""The flows on a real Prefect server, in this process."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import small_settings
+
+from pipeline import latents
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """A small run, as a deployment's parameters hold it."""
+    return small_settings(tmp_path, report={"colour_by": "city"})
+
+
+@pytest.mark.usefixtures("prefect_up", "ray_up")
+def test_train_then_encode(settings: dict[str, Any]) -> None:
+    """`train` leaves a champion; `encode` resolves it and publishes; again, it writes nothing; records are plain."""
+    from flows.encode import encode
+    from flows.train import train
+
+    trained = train(settings)
+    assert trained["registered"]["champion"]
+    first, again = encode(settings), encode(settings)
+    assert latents.read(first["encoded"]["snapshot"]).count_rows() == 300
+    assert (first["encoded"]["new"], again["encoded"]["new"]) == (True, False)
+    assert first["encoded"]["model"] == f"small/{trained['registered']['version']}"
+
+
+@pytest.mark.usefixtures("prefect_up")
+def test_a_bad_parameter_is_refused_before_anything_runs(settings: dict[str, Any]) -> None:
+    """Prefect validates the config by the bounds of its fields, and forbids keys it does not know."""
+    from flows.full import full
+    from prefect.exceptions import ParameterTypeError
+
+    with pytest.raises(ParameterTypeError, match="epochs"):
+        full({**settings, "train": {"epochs": 0}})
+    with pytest.raises(ParameterTypeError, match="epohcs"):
+        full({**settings, "train": {"epohcs": 1}})
+
+
+@pytest.mark.usefixtures("prefect_up")
+def test_an_error_of_ours_passes_through_a_flow_as_itself(settings: dict[str, Any]) -> None:
+    """The command's exit code depends on it; and what no retry can help is not tried again."""
+    from flows.encode import encode
+    from prefect.client.orchestration import get_client
+
+    from pipeline.errors import DataError
+
+    with pytest.raises(DataError, match="no such file"):
+        encode({**settings, "data": {"uri": "/nowhere.csv"}})
+    with get_client(sync_client=True) as client:
+        (run,) = [it for it in client.read_task_runs() if it.state_name == "Failed"]
+    assert run.run_count == 1
+
+
+def test_tasks_take_and_return_records_never_tables() -> None:
+    """Every parameter and result of a task is the config or a record."""
+    import flows.tasks as tasks
+    from pipeline import records
+    from pipeline.config import RunConfig
+    from prefect import Task
+
+    plain = {RunConfig, *(it for it in vars(records).values() if inspect.isclass(it))}
+    found = [it for it in vars(tasks).values() if isinstance(it, Task)]
+    assert len(found) == 7
+    for task in found:
+        hints = inspect.get_annotations(task.fn, eval_str=True)
+        assert set(hints.values()) <= plain, task.name
+
+
+@pytest.mark.usefixtures("prefect_up")
+def test_prefects_cancellation_survives_ray(tmp_path: Path) -> None:
+    """Inside a flow, entering `ray_session` leaves Prefect's SIGTERM handler in place, and so does leaving it."""
+    from prefect import flow
+    from prefect.utilities.engine import is_prefect_sigterm_handler_installed
+
+    from pipeline.cluster import ray_session
+    from pipeline.config import Cluster
+
+    @flow
+    def probe() -> list[bool]:
+        before = is_prefect_sigterm_handler_installed()
+        with ray_session(Cluster(), log=tmp_path / "ray.log"):
+            inside = is_prefect_sigterm_handler_installed()
+        return [before, inside, is_prefect_sigterm_handler_installed()]
+
+    found = probe()
+    assert found == [found[0]] * 3

@@ -1,0 +1,283 @@
+"""init: the TOML it writes for a table is one that `ingest` accepts, and says what was found."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import config, ingest
+from pipeline.errors import DataError
+from pipeline.init import init
+from pipeline.records import Ingested
+from pipeline.schema import arrow_type
+
+
+def written(source: Path) -> dict[str, Any]:
+    """The TOML for this table, parsed; it is a valid config."""
+    settings = tomllib.loads(init(str(source)))
+    config.parse(settings)
+    return settings
+
+
+def remark(source: Path, column: str) -> str:
+    """The comment behind a column's line."""
+    (line,) = (it for it in init(str(source)).splitlines() if it.startswith(f"{column} = "))
+    return line.partition("  # ")[2]
+
+
+def csv(folder: Path, content: str, name: str = "t.csv") -> Path:
+    """A file of this content."""
+    (folder / name).write_bytes(content.encode())
+    return folder / name
+
+
+def parquet(folder: Path, **columns: Any) -> Path:
+    """A Parquet file of these columns."""
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def accepted(settings: dict[str, Any], folder: Path) -> Ingested:
+    """The table ingested as `init` says."""
+    return ingest.ingest(config.parse({**settings, "workspace": str(folder / "workspace")}))
+
+
+def test_adult(shared_data: Path, tmp_path: Path) -> None:
+    """No header, a blank after each comma, `?` for missing: all 32,561 rows are kept."""
+    settings = written(shared_data / "adult-train.csv")
+    assert settings["name"] == "adult-train"
+    data, columns = settings["data"], settings["columns"]
+    assert (data["header"], data["trim"], data["null_tokens"]) == (False, True, ["", "?"])
+    assert data["names"] == list(columns) == [f"column_{number}" for number in range(1, 16)]
+    numbers = [name for name, it in columns.items() if it["type"] == "int64"]
+    assert numbers == [f"column_{number}" for number in (1, 3, 5, 11, 12, 13)]
+    assert [columns[name]["likelihood"] for name in numbers] == ["gaussian"] * 6
+    others = {name: it for name, it in columns.items() if name not in numbers}
+    assert {(it["type"], it["likelihood"]) for it in others.values()} == {("string", "categorical")}
+    assert [name for name, it in columns.items() if it.get("nullable")] == ["column_2", "column_7", "column_14"]
+    record = accepted(settings, tmp_path)
+    assert (record.rows, record.quarantined) == (32_561, 0)
+    table = pq.read_table(sorted(Path(record.snapshot).glob("*.parquet")))
+    assert table.column("column_2").null_count == 1836
+    assert table.column("row_id").to_pylist() == list(range(32_561))
+    assert table.column("column_4")[0].as_py() == "Bachelors"
+
+
+def test_housing(shared_data: Path, tmp_path: Path) -> None:
+    """A header, numbers, 207 missing cells, one category column: all 20,640 rows are kept."""
+    settings = written(shared_data / "housing.csv")
+    assert settings["data"] == {"uri": str(shared_data / "housing.csv")}
+    columns = settings["columns"]
+    assert columns.pop("ocean_proximity") == {"type": "string", "likelihood": "categorical"}
+    assert columns["total_bedrooms"] == {"type": "float64", "likelihood": "gaussian", "nullable": True}
+    assert len(columns) == 9
+    assert {it["likelihood"] for it in columns.values()} == {"gaussian"}
+    record = accepted(written(shared_data / "housing.csv"), tmp_path)
+    assert record.rows == 20_640
+    found = pq.read_table(sorted(Path(record.snapshot).glob("*.parquet")), columns=["total_bedrooms"])
+    assert found.column(0).null_count == 207
+
+
+ODD_NAMES = ["with space", 'quo"te', "it's", "back\\slash", "do.t", "😀", "日本", "new\nline", "tab\t", "#", "=", "[x]", "{y}", ""]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "\x01", "a" * 500], ids=ascii)
+def test_odd_names_survive(tmp_path: Path, name: str) -> None:
+    """A column may be called anything: the TOML holds the name, and `ingest` finds it."""
+    settings = written(parquet(tmp_path, **{name: [1.0, 2.5, 3.0], "other": [3.0, 2.0, 1.5]}))
+    assert list(settings["columns"]) == [name, "other"]
+    assert pq.read_schema(Path(accepted(settings, tmp_path).snapshot) / "part-00000.parquet").names[1:] == [name, "other"]
+
+
+def test_a_delete_character_in_a_name_survives(tmp_path: Path) -> None:
+    """TOML forbids it unescaped, JSON does not."""
+    assert list(written(parquet(tmp_path, **{"a\x7fb": [1.0, 2.5], "x": [1.0, 2.0]}))["columns"]) == ["a\x7fb", "x"]
+
+
+def test_naughty_names_survive(shared_data: Path, tmp_path: Path) -> None:
+    """Every string of the list of naughty strings as a column's name, and as a category."""
+    strings = sorted(set(json.loads((shared_data / "odd/naughty-strings.json").read_text())))
+    table = {f"{name}": [float(i), 0.5] for i, name in enumerate(strings, 2) if "\x7f" not in name}
+    assert set(written(parquet(tmp_path, **table))["columns"]) == set(table)
+    settings = written(parquet(tmp_path, text=strings, x=[i / 2 for i in range(len(strings))]))
+    assert settings["columns"]["text"] == {"type": "string", "likelihood": "categorical"}
+    record = accepted(settings, tmp_path)
+    assert pq.read_table(f"{record.snapshot}/part-00000.parquet").column("text").to_pylist() == strings
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "likelihood"),
+    [
+        (["1", "2", "3"], "int64", "gaussian"),
+        (["1", "2.5", "3"], "float64", "gaussian"),
+        (["1e3", "2", "-3"], "float64", "gaussian"),
+        (["true", "false", "true"], "bool", "bernoulli"),
+        (["0", "1", "1"], "int64", "bernoulli"),
+        (["a", "b", "1"], "string", "categorical"),
+        (["1", "2", "x"], "string", "categorical"),
+        (["9223372036854775808", "1", "2"], "float64", "gaussian"),
+        (["2024-01-01", "2024-01-02", "2024-01-03"], "string", "categorical"),
+    ],
+)
+def test_text_gets_the_narrowest_type_that_holds_all_of_it(
+    tmp_path: Path, values: list[str], kind: str, likelihood: str
+) -> None:
+    """int64, float64, bool, else string; two values are Bernoulli, text is categories."""
+    source = csv(tmp_path, "c,other\n" + "\n".join(f"{it},{i + 0.5}" for i, it in enumerate(values)))
+    settings = written(source)
+    assert settings["columns"]["c"] == {"type": kind, "likelihood": likelihood}
+    assert accepted(settings, tmp_path).rows == 3
+
+
+def test_missing_tokens_are_found_and_declared(tmp_path: Path) -> None:
+    """Those that occur as whole cells, and only those."""
+    source = csv(tmp_path, "a,b,c\n1,NA,x\nnull,2,NASA\n3,,nan\n")
+    settings = written(source)
+    assert settings["data"]["null_tokens"] == ["", "NA", "nan", "null"]
+    assert {name: it["type"] for name, it in settings["columns"].items()} == {"a": "int64", "b": "int64", "c": "string"}
+    assert all(it["nullable"] for it in settings["columns"].values())
+    assert accepted(settings, tmp_path).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "data"),
+    [
+        ("t.csv", "a;b\n1;2,5\n3;4,5\n", {"delimiter": ";"}),
+        ("t.tsv", "a\tb\n1\t2.5\n3\t4.5\n", {"delimiter": "\t"}),
+        ("t.csv", "a|b\n1|2.5\n3|4.5\n", {"delimiter": "|"}),
+        ("t.csv", "1,2.5\n3,4.5\n", {"header": False, "names": ["column_1", "column_2"]}),
+        ("t.csv", "\ufeffa,b\r\n1,2.5\r\n3,4.5\r\n", {}),
+        ("t.csv", "a, b\n1, 2.5\n3, 4.5\n", {"trim": True}),
+        ("t.csv", 'a,b\n1,"x, y"\n3,"two\nlines"\n', {}),
+    ],
+)
+def test_how_a_csv_is_written_is_found_and_declared(
+    tmp_path: Path, name: str, content: str, data: dict[str, Any]
+) -> None:
+    """Delimiter, header, blanks; nothing is told that is the default."""
+    source = csv(tmp_path, content, name)
+    settings = written(source)
+    assert settings["data"] == {"uri": str(source), **data}
+    assert accepted(settings, tmp_path).rows == 2
+
+
+def test_a_folder_of_files_is_one_table(tmp_path: Path) -> None:
+    """As `ingest` takes a folder, so does `init`."""
+    (tmp_path / "folder").mkdir()
+    for number in range(2):
+        csv(tmp_path / "folder", f"a;b\n1;{number}.5\n3;x\n", f"{number}.csv")
+    settings = written(tmp_path / "folder")
+    assert settings["data"]["delimiter"] == ";"
+    assert accepted(settings, tmp_path).rows == 4
+
+
+def test_a_glob_is_one_table(tmp_path: Path) -> None:
+    """A type must hold for all files."""
+    for number, value in enumerate(("1", "x")):
+        csv(tmp_path, f"a,b\n{value},1.5\n2,2.5\n", f"{number}.csv")
+    assert written(tmp_path / "*.csv")["columns"]["a"] == {"type": "string", "likelihood": "categorical"}
+
+
+def test_what_cannot_be_modelled_gets_a_role_and_a_remark(tmp_path: Path) -> None:
+    """Constant, all null, a type nobody can model, too many categories: each is told why."""
+    rows = 1002
+    source = parquet(
+        tmp_path,
+        x=[i / 2 for i in range(rows)],
+        constant=["same"] * rows,
+        empty=pa.nulls(rows),
+        nothing=pa.nulls(rows, pa.float64()),
+        when=pa.array(range(rows), pa.timestamp("us")),
+        nested=[{"a": i} for i in range(rows)],
+        many=[f"name {i}" for i in range(rows)],
+        listed=[[i] for i in range(rows)],
+    )
+    settings = written(source)
+    roles = {name: it.get("role") for name, it in settings["columns"].items()}
+    assert roles == {
+        "x": None,
+        "constant": "ignore",
+        "empty": "ignore",
+        "nothing": "ignore",
+        "when": "ignore",
+        "nested": "ignore",
+        "many": "passthrough",
+        "listed": "ignore",
+    }
+    assert remark(source, "constant") == "1 distinct, constant"
+    assert remark(source, "empty") == remark(source, "nothing") == "no value at all"
+    for name in ("when", "nested", "listed"):
+        assert "this type cannot be modelled" in remark(source, name), name
+    assert remark(source, "many") == "1,002 distinct"
+    assert remark(source, "x") == "0 .. 500.5, 1,002 distinct"
+    assert accepted(settings, tmp_path).rows == rows
+
+
+def test_vectors_are_gaussian(tmp_path: Path) -> None:
+    """A fixed-size list of numbers, with missing ones."""
+    vectors = pa.array([[1, 2], None, [3, 4]], arrow_type("float32[2]"))
+    settings = written(parquet(tmp_path, v=vectors, x=[1.0, 2.0, 3.5]))
+    assert settings["columns"]["v"] == {"type": "float32[2]", "likelihood": "gaussian", "nullable": True}
+    assert accepted(settings, tmp_path).rows == 3
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "uint8", "bool", "string"])
+def test_typed_columns_keep_their_types(tmp_path: Path, kind: str) -> None:
+    """Parquet describes itself; dictionaries are what they hold."""
+    values = {"bool": [True, False, True], "string": ["a", "b", "a"]}.get(kind, [1, 5, 9])
+    plain = pa.array(values, arrow_type(kind))
+    settings = written(parquet(tmp_path, c=plain, d=plain.dictionary_encode(), x=[1.5, 2.0, 3.0]))
+    assert settings["columns"]["c"]["type"] == settings["columns"]["d"]["type"] == kind
+    assert accepted(settings, tmp_path).rows == 3
+
+
+def test_float16_columns_are_described(tmp_path: Path) -> None:
+    """A type that `ingest` takes is one that `init` can look at."""
+    column = pa.array(np.array([1, 2, 3], np.float16))
+    assert written(parquet(tmp_path, h=column, x=[1.0, 2.0, 4.0]))["columns"]["h"]["type"] == "float16"
+
+
+def test_an_id_is_recognised(tmp_path: Path) -> None:
+    """A column named like an id that names every row once; else the running number will do."""
+    settings = written(csv(tmp_path, "user_id,x\n7,1.5\n8,2.5\n"))
+    assert settings["columns"]["user_id"] == {"type": "int64", "role": "id"}
+    source = csv(tmp_path, "user_id,x\n7,1.5\n7,2.5\n8,3.5\n")
+    assert settings["columns"]["user_id"] != written(source)["columns"]["user_id"]
+    assert "`row_id`, the running number, will" in init(str(source))
+
+
+def test_ids_beyond_2_to_the_53_are_described(tmp_path: Path) -> None:
+    """Snowflake ids and hashes are whole numbers that no float holds."""
+    settings = written(parquet(tmp_path, id=[2**60 + 1, 2**60 + 2], x=[1.0, 2.5]))
+    assert settings["columns"]["id"] == {"type": "int64", "role": "id"}
+    settings = written(csv(tmp_path, f"id,x\n{2**60 + 1},1.5\n{2**60 + 2},2.5\n"))
+    assert settings["columns"]["id"] == {"type": "int64", "role": "id"}
+
+
+def test_a_long_cell_is_only_a_long_cell(tmp_path: Path) -> None:
+    """Python's csv has a limit of its own, which is none of ours."""
+    settings = written(csv(tmp_path, f"a,b\n{'x' * 200_000},1.5\ny,2.5\n"))
+    assert settings["columns"]["a"]["type"] == "string"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("my data (1).csv", "my-data-1"), ("a.b.csv", "a"), ("日本.csv", "table"), ("_x.csv", "x")]
+)
+def test_the_name_is_one_that_a_config_may_have(tmp_path: Path, file: str, name: str) -> None:
+    """From the file's, whatever that is."""
+    assert written(csv(tmp_path, "a,b\n1,2.5\n2,3.5\n", file))["name"] == name
+
+
+def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
+    """Nothing can be learned from a header."""
+    with pytest.raises(DataError, match="t.csv: no rows"):
+        init(str(csv(tmp_path, "a,b\n")))
+    with pytest.raises(DataError, match="the file is empty"):
+        init(str(csv(tmp_path, "")))

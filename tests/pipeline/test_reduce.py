@@ -1,0 +1,157 @@
+"""The principal components of codes: those of numpy's own decomposition, however the rows come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from harness import small_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import config, latents, reduce, storage
+from pipeline.errors import DataError
+from pipeline.records import Encoded
+from pipeline.reduce import Components
+from pipeline.snapshots import Snapshot
+
+Codes = npt.NDArray[np.float32]
+LAWS = settings(derandomize=True, deadline=None, max_examples=40)
+
+
+def drawn(rows: int = 400, latent: int = 5, *, seed: int = 0) -> Codes:
+    """Codes whose directions differ in variance, off centre and mixed."""
+    generator = np.random.default_rng(seed)
+    spread = generator.normal(size=(rows, latent)) * (4.0 / 1.7 ** np.arange(latent))
+    mix, _ = np.linalg.qr(generator.normal(size=(latent, latent)))
+    return (spread @ mix + generator.normal(size=latent)).astype(np.float32)
+
+
+def chunked(codes: Codes, size: int) -> Iterator[Codes]:
+    """So many rows at a time."""
+    return (codes[start : start + size] for start in range(0, len(codes), size))
+
+
+@LAWS
+@given(st.integers(0, 1000), st.integers(2, 60), st.integers(1, 8), st.integers(1, 3))
+def test_components_are_those_of_a_singular_value_decomposition(seed: int, rows: int, latent: int, dims: int) -> None:
+    """All data at once, by another algorithm: same axes up to sign, same coordinates, same shares of variance."""
+    codes, dims = drawn(rows + latent, latent, seed=seed), min(dims, latent)
+    found = Components.fit(iter([codes]), dims)
+    centred = codes.astype(np.float64) - codes.astype(np.float64).mean(0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    assert found.explained == pytest.approx((singular**2 / (singular**2).sum())[:dims], rel=1e-6)
+    gaps = np.abs(np.diff(singular[: dims + 1], append=0 if dims == latent else np.nan)) / singular[0]
+    for i in range(dims):
+        apart = min([gap for gap in (gaps[i], gaps[i - 1] if i else 1.0) if not np.isnan(gap)])
+        if apart > 1e-3:
+            assert abs(found.axes[:, i] @ axes[i]) == pytest.approx(1, abs=1e-6)
+            assert np.abs(found.apply(codes)[:, i]) == pytest.approx(np.abs(centred @ axes[i]), abs=1e-3)
+
+
+@LAWS
+@given(st.integers(0, 1000), st.integers(1, 500))
+def test_chunks_do_not_matter(seed: int, size: int) -> None:
+    """However the rows are cut into batches and files."""
+    codes = drawn(seed=seed)
+    whole, cut = Components.fit(iter([codes]), 3), Components.fit(chunked(codes, size), 3)
+    assert cut.mean == pytest.approx(whole.mean, rel=1e-12, abs=1e-14)
+    assert cut.axes == pytest.approx(whole.axes, abs=1e-9)
+    assert cut.explained == pytest.approx(whole.explained, rel=1e-10)
+
+
+def test_the_largest_loading_is_positive() -> None:
+    """Signs are a rule, not chance: mirrored codes have the same axes."""
+    codes = drawn()
+    found, mirrored = Components.fit(iter([codes]), 3), Components.fit(iter([-codes]), 3)
+    largest = found.axes[np.abs(found.axes).argmax(axis=0), range(3)]
+    assert (largest > 0).all()
+    assert mirrored.axes == pytest.approx(found.axes, abs=1e-9)
+    assert found.axes.T @ found.axes == pytest.approx(np.eye(3), abs=1e-12)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_dims_is_the_number_of_coordinates(dims: int) -> None:
+    """Fewer are the first of more."""
+    codes = drawn()
+    found, most = Components.fit(iter([codes]), dims), Components.fit(iter([codes]), 3)
+    assert found.dims == dims
+    assert found.apply(codes).shape == (400, dims)
+    assert found.apply(codes) == pytest.approx(most.apply(codes)[:, :dims])
+    assert list(found.explained) == sorted(found.explained, reverse=True)
+
+
+@pytest.mark.parametrize("rows", [1, 50])
+def test_constant_codes_have_coordinates_0(rows: int) -> None:
+    """No variance: no division by zero, nothing explained."""
+    codes = np.full((rows, 4), 2.5, np.float32)
+    found = Components.fit(iter([codes]), 2)
+    assert found.explained == (0.0, 0.0)
+    assert not found.apply(codes).any()
+    assert np.isfinite(found.axes).all()
+
+
+def test_a_latent_of_one_dimension() -> None:
+    """Its one component is itself, centred."""
+    codes = drawn(latent=1)
+    found = Components.fit(iter([codes]), 1)
+    assert found.explained == pytest.approx((1.0,))
+    assert found.apply(codes)[:, 0] == pytest.approx(codes[:, 0] - codes.mean(), abs=1e-5)
+
+
+def encoded(folder: Path, codes: Codes, *, ids: list[Any], files: int = 3) -> Encoded:
+    """Latents published as `encode` publishes them, without a model."""
+    latent = codes.shape[1]
+    root = folder / "workspace/latents/small"
+    schema = latents.schema(id=pa.field("key", pa.string()), latent=latent, recon=None, passthrough=[])
+    with storage.attempt(root, "k") as directory:
+        parts = []
+        for number, rows in enumerate(np.array_split(np.arange(len(codes)), files)):
+            mu = pa.FixedSizeListArray.from_arrays(pa.array(codes[rows].ravel()), type=latents.vector(latent))
+            names, model = pa.array([ids[i] for i in rows]), pa.array(["1"] * len(rows))
+            batch = pa.RecordBatch.from_arrays([names, mu, mu, model], schema=schema)
+            parts.append(storage.write(directory, f"part-{number:05d}.parquet", [batch], schema=schema))
+        facts = {"run_key": "k", "contract": latents.CONTRACT, "latent": latent, "id": "key"}
+        snapshot = storage.publish(root, directory, parts, facts)
+    return Encoded(
+        snapshot=str(snapshot.directory),
+        digest=snapshot.digest,
+        rows=len(codes),
+        latent=latent,
+        model_version="1",
+        new=True,
+    )
+
+
+def test_reduce_writes_each_rows_coordinates_once(tmp_path: Path) -> None:
+    """File by file beside the codes: id and coordinates; the components are in the manifest; a second time is no work."""
+    codes, ids = drawn(90), [f"row {i}" for i in range(90)]
+    run, source = config.parse(small_settings(tmp_path)), encoded(tmp_path, codes, ids=ids)
+    with pytest.raises(DataError, match=r"these latents were not reduced\n  cure: run `latentpipe reduce` first"):
+        reduce.latest(run, source)
+    record = reduce.reduce(run, source)
+    assert (record.rows, record.dims, record.new) == (90, 2, True)
+    snapshot = Snapshot(Path(record.snapshot))
+    assert [it.name for it in snapshot.files] == [f"part-{i:05d}.parquet" for i in range(3)]
+    table = latents.open_file(*snapshot.files).to_table()
+    assert table.column("key").to_pylist() == ids
+    assert table.schema.field("coords").type == latents.vector(2)
+    expected = Components.fit(iter([codes]), 2)
+    assert np.array(table.column("coords").to_pylist()) == pytest.approx(expected.apply(codes), abs=1e-5)
+    pca = snapshot.manifest["pca"]
+    by_hand = (codes - np.array(pca["mean"])) @ np.array(pca["axes"])
+    assert by_hand == pytest.approx(expected.apply(codes), abs=1e-5)
+    again = reduce.reduce(run, source)
+    assert (again.new, again.digest) == (False, record.digest)
+    assert reduce.latest(run, source).snapshot == record.snapshot
+
+
+def test_reduce_keeps_no_more_dimensions_than_there_are(tmp_path: Path) -> None:
+    """One latent dimension gives one coordinate, whatever was asked for."""
+    run = config.parse(small_settings(tmp_path, reduce={"dims": 3}))
+    assert reduce.reduce(run, encoded(tmp_path, drawn(30, 1), ids=[f"{i}" for i in range(30)])).dims == 1
