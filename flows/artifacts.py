@@ -14,7 +14,7 @@ from pipeline.report import data_uri
 def publish(config: RunConfig, encoded: Encoded, reported: Reported) -> None:
     """Create the three artefacts of a report. Small plots are inlined: a UI elsewhere cannot read our disk."""
     key = config.name.lower().replace("_", "-").replace(".", "-")
-    rows = [{"figure": name.strip(), "value": value} for name, value in reported.figures.items()]
+    rows = [{"figure": name, "value": value} for name, value in reported.figures.items()]
     create_table_artifact(table=rows, key=f"{key}-figures", description=f"Figures of {encoded.model}")
     plots = "\n\n".join(f"![{Path(path).stem}]({data_uri(Path(path))})" for path in reported.plots)
     create_markdown_artifact(markdown=plots, key=f"{key}-plots", description=f"Plots of {encoded.model}")

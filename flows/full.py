@@ -22,7 +22,7 @@ def full(config: RunConfig) -> Summary:
     """
     seconds: dict[str, float] = {}
     entered = time.monotonic()
-    with ray_session(config.cluster, workers=config.train.num_workers, log=config.root / "logs" / "ray.log"):
+    with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
         seconds["ray"] = round(time.monotonic() - entered, 1)
         with timed(seconds, "ingest"):
             ingested = tasks.ingest(config)

@@ -47,6 +47,10 @@ def _attempt(arguments: argparse.Namespace) -> tuple[int, dict[str, Any], list[s
         if arguments.debug:
             traceback.print_exc()
         return error.exit_code, _failed(error.exit_code, str(error)), []
+    except OSError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        return 4, _failed(4, f"{error.filename or 'the system'}: {error.strerror or error}"), []
     except KeyboardInterrupt:
         return 130, _failed(130, RESUME), []
     except SystemExit as end:
@@ -81,7 +85,7 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
     _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
-    sample.add_argument("--rows", type=int, default=1000, help="how many (default: 1000)")
+    sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     _verb(verbs, "doctor", "is everything here, and does it work?", _doctor, optional=True)
     return parser
@@ -125,10 +129,11 @@ def _facts(record: Any) -> Answer:
 
 def _init(arguments: argparse.Namespace) -> Answer:
     from pipeline.errors import ConfigError
-    from pipeline.init import init
+    from pipeline.init import default_name, init
 
-    text = init(arguments.data, name=arguments.name)
-    path = Path(arguments.out or f"{arguments.name or Path(arguments.data).name.split('.')[0]}.toml")
+    name = arguments.name or default_name(arguments.data)
+    text = init(arguments.data, name=name)
+    path = Path(arguments.out or f"{name}.toml")
     if path.exists() and not arguments.force:
         raise ConfigError("the file exists already", str(path), "--out another one, or --force")
     path.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import Cluster
-from pipeline.errors import InfrastructureError, LatentpipeError
+from pipeline.errors import InfrastructureError
 
 QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -26,12 +26,12 @@ LOGGERS = ("ray", "ray._private", "ray.data", "ray.train", "ray.tune", "ray.serv
 
 
 @contextmanager
-def ray_session(cluster: Cluster, *, workers: int = 2, log: Path) -> Iterator[None]:
+def ray_session(cluster: Cluster, *, cpus: int = 2, log: Path) -> Iterator[None]:
     """Ray is up inside; what it says goes to the file `log`.
 
-    A session inside a session shares the outer one. Without an address the embedded Ray gets CPUs for `workers` and for
-    Ray Data beside them; they are bookkeeping, not cores. Signal handlers are as before throughout: Ray's own would
-    undo Prefect's cancellation. Raises InfrastructureError if the cluster does not answer.
+    A session inside a session shares the outer one. Without an address the embedded Ray gets `cpus` for workers, and
+    some for Ray Data beside them; they are bookkeeping, not cores. Signal handlers are as before throughout: Ray's own
+    would undo Prefect's cancellation. Raises InfrastructureError if the cluster does not answer.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     import ray
@@ -40,44 +40,39 @@ def ray_session(cluster: Cluster, *, workers: int = 2, log: Path) -> Iterator[No
         yield
         return
     with _logged_to(log):
+        _start(cluster, cpus)
         try:
-            with _signals_kept():
-                ray.init(**_options(cluster, workers))
             yield
-        except ConnectionError as error:
-            where = cluster.address or "embedded Ray"
-            raise InfrastructureError(f"Ray does not answer: {error}", where, "see `latentpipe doctor`") from error
         finally:
             with _signals_kept():
                 ray.shutdown()
 
 
-def own_error(error: BaseException, *, cure: str) -> LatentpipeError:
-    """The error of ours that Ray has wrapped, or Ray's own as InfrastructureError, in a line."""
-    for inner in _wrapped(error):
-        if isinstance(inner, LatentpipeError) and type(inner).__module__ == LatentpipeError.__module__:
-            return inner
+def _start(cluster: Cluster, cpus: int) -> None:
+    import ray
+
+    try:
+        with _signals_kept():
+            ray.init(**_options(cluster, cpus))
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = cluster.address or "embedded Ray"
+        raise InfrastructureError(f"Ray does not answer: {error}", where, "see `latentpipe doctor`") from error
+
+
+def own_error(error: BaseException, *, cure: str) -> InfrastructureError:
+    """Ray's error as ours, in a line."""
     words = str(error).strip().splitlines() or [type(error).__name__]
     return InfrastructureError(f"Ray failed: {words[-1].strip()}", cure=f"{cure}; logs/ray.log has the whole story")
 
 
-def _wrapped(error: BaseException) -> Iterator[BaseException]:
-    """What lies inside Ray's exceptions: causes, and the failures of each training worker."""
-    yield error
-    inside = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
-    for inner in inside:
-        if isinstance(inner, BaseException):
-            yield from _wrapped(inner)
-
-
-def _options(cluster: Cluster, workers: int) -> dict[str, object]:
+def _options(cluster: Cluster, cpus: int) -> dict[str, object]:
     options: dict[str, object] = {"log_to_driver": False, "configure_logging": False}
     if cluster.address:
         return {**options, "address": cluster.address}
     return {
         **options,
         "address": "local",
-        "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, workers + 2),
+        "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, cpus + 2),
         "include_dashboard": False,
         "object_store_memory": cluster.object_store_mb << 20,
     }
@@ -102,12 +97,12 @@ def _logged_to(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    for logger in loggers:
+    before = [(logger, logger.handlers, logger.propagate) for logger in map(logging.getLogger, LOGGERS)]
+    for logger, _, _ in before:
         logger.handlers, logger.propagate = [handler], False
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
         handler.close()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,9 +17,14 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from pipeline.errors import ConfigError
 from vae.config import FORBID_EXTRA, Bounds, LikelihoodName, Network, Positive, check
 
-Share = Annotated[float, Bounds(ge=0, le=0.5)]
+Share = Annotated[float, Bounds(gt=0, le=0.5)]
 Count = Annotated[int, Bounds(ge=0)]
 Settings = dict[str, Any]
+ROW_ID = "row_id"
+"""Id of a table without one: the running number of the row."""
+RESERVED = ("mu", "logvar", "recon", "model_version")
+"""Columns of every latents file; see pipeline.latents."""
+TYPE = re.compile(r"(u?int(8|16|32|64)|float(16|32|64)|bool)(\[[1-9]\d*\])?|string")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +34,8 @@ class Data:
     __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
 
     uri: str
-    """A file, a folder or a glob of CSV, TSV, Parquet, Arrow IPC or JSON lines; or `sklearn:digits`."""
-    format: Literal["auto", "csv", "tsv", "parquet", "ipc", "jsonl"] = "auto"
+    """A file, a folder or a glob of CSV, TSV, Parquet or Arrow IPC; or `sklearn:digits`."""
+    format: Literal["auto", "csv", "tsv", "parquet", "ipc"] = "auto"
     """How to read it; `auto` goes by the file name's suffix."""
     delimiter: str = ","
     """Between the cells of a CSV."""
@@ -78,6 +85,21 @@ class ColumnConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.role == "ignore":
+            return
+        if (match := TYPE.fullmatch(self.type)) is None:
+            raise ValueError(
+                f"type = {self.type!r} is not known: int8..int64, uint8..uint64, float16..float64, bool, "
+                "string, or a vector such as float32[64]"
+            )
+        if self.role == "id" and not re.fullmatch(r"u?int\d+|string", self.type):
+            raise ValueError(f"role = 'id' with type = {self.type!r}: ids are integers or strings")
+        if self.role == "id" and self.nullable:
+            raise ValueError("role = 'id' with nullable = true: an id is never missing")
+        if self.role == "passthrough" and self.nullable and match[4]:
+            raise ValueError("role = 'passthrough' with nullable = true: Parquet readers cannot tell a missing vector")
+        if self.shape and f"[{math.prod(self.shape)}]" != match[4]:
+            raise ValueError(f"shape = {list(self.shape)} with type = {self.type!r}: the sizes differ")
         if (self.role == "feature") != (self.likelihood is not None):
             raise ValueError(
                 f"role = {self.role!r} with likelihood = {self.likelihood!r}: features, and only they, have one"
@@ -216,7 +238,7 @@ class RunConfig:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in "._":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise ValueError(
                 f"name = {self.name!r}: use letters, digits, '-', '_' and '.', beginning with a letter or digit"
             )
@@ -226,6 +248,11 @@ class RunConfig:
             raise ValueError(f"columns {', '.join(self.role('id'))}: one column at most may have role = 'id'")
         if not self.role("feature"):
             raise ValueError("no column has role = 'feature'; `latentpipe init --data FILE` writes them")
+        for name in self.role("id", "passthrough"):
+            if name in RESERVED:
+                raise ValueError(f"column {name!r}: latents have a column of that name; rename it, or ignore it")
+        if ROW_ID in self.columns and self.id_column != ROW_ID:
+            raise ValueError(f"column {ROW_ID!r}: give it role = 'id', or declare the column that is the id")
         if self.report.colour_by and self.report.colour_by not in self.role("passthrough", "feature"):
             raise ValueError(f"report.colour_by = {self.report.colour_by!r}: not a feature or passthrough column")
 
@@ -236,12 +263,22 @@ class RunConfig:
     @property
     def id_column(self) -> str:
         """Name of the id column; `row_id`, the running number of the row, where the table has none."""
-        return next(iter(self.role("id")), "row_id")
+        return next(iter(self.role("id")), ROW_ID)
 
     @property
     def root(self) -> Path:
         """The workspace as an absolute path."""
         return Path(self.workspace).absolute()
+
+    @property
+    def ray_log(self) -> Path:
+        """Where Ray's log lines go."""
+        return self.root / "logs" / "ray.log"
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that the run's workers take at most."""
+        return max(self.train.num_workers * self.train.cpus_per_worker, self.encode.num_workers)
 
     def to_dict(self) -> Settings:
         """Plain JSON-able values, as a flow's parameter or a run's record."""

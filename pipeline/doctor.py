@@ -94,7 +94,7 @@ def _mlflow(config: RunConfig) -> str:
 
 
 def _ray(config: RunConfig) -> str:
-    with ray_session(config.cluster, log=config.root / "logs" / "ray.log"):
+    with ray_session(config.cluster, log=config.ray_log):
         pid = ray.get(ray.remote(_pid).remote(), timeout=60)
         resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
         where = config.cluster.address or "embedded"

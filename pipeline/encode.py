@@ -6,30 +6,30 @@ reader looks; only facts come back, and the driver publishes all of them at once
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from pipeline import keys, latents, snapshots
+from pipeline import keys, latents
 from pipeline.cluster import own_error, ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
-from pipeline.errors import DataError
+from pipeline.errors import DataError, LatentpipeError, from_plain
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.storage import Part, attempt, opened, publish, verify_rows, write
-
-STALLED_S: Final = 600
-"""Ray Data replaces lost actors without end; a unit that kills each of them ends the run after this long."""
+from pipeline.storage import Part, attempt, opened, publish, standing, verify_rows, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
     Raises DataError if the data lacks a column of the model's, InfrastructureError if actors cannot be had.
     """
     with Stage("encode") as stage:
-        run_key = keys.latents(config, dataset_digest=ingested.digest, model_digest=registered.digest)
-        if (known := snapshots.find(root(config), run_key)) is not None:
+        run_key = keys.latents(config, dataset_key=ingested.key, model_digest=registered.digest)
+        if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
         latent = Codec.load(registered.model).latent
@@ -74,6 +74,7 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
     facts = snapshot.manifest
     return Encoded(
         snapshot=str(snapshot.directory),
+        key=facts["run_key"],
         digest=snapshot.digest,
         rows=facts["rows"],
         quarantined=facts["quarantined"],
@@ -106,7 +107,7 @@ def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: St
     units = [{"path": str(path)} for path in Snapshot(Path(ingested.snapshot)).files]
     workers = min(config.encode.num_workers, len(units))
     parts: list[Part] = []
-    with ray_session(config.cluster, workers=workers, log=config.root / "logs" / "ray.log"):
+    with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
         for facts in _facts(units, output, workers):
             parts.append(Part(**facts))
             stage.count(sum(part.rows for part in parts), ingested.rows)
@@ -117,8 +118,6 @@ def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterato
     """What each unit's actor says of the file it wrote, as they finish."""
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = STALLED_S
-    context.raise_original_map_exception = True
     encoded = ray.data.from_items(units, override_num_blocks=len(units)).map(
         UnitEncoder,
         fn_constructor_args=(output,),
@@ -127,8 +126,11 @@ def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterato
         num_gpus=1 if output.use_gpu else None,
     )
     try:
-        yield from encoded.iter_rows()
-    except RayError as error:
+        for answer in encoded.iter_rows():
+            if answer["error"] is not None:
+                raise from_plain(answer["error"])
+            yield json.loads(answer["part"])
+    except (RayError, ExecutionTimeoutError) as error:
         raise own_error(error, cure="run again; nothing was published") from error
 
 
@@ -137,16 +139,26 @@ class UnitEncoder:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.codec = Codec.load(output.model, device="cuda" if output.use_gpu else "cpu")
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The model, loaded with the first unit: an error in it is then the unit's, and has a name."""
+        return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
 
     def __call__(self, unit: dict[str, str]) -> dict[str, Any]:
-        """Encode one file; return the facts of the file written."""
-        with opened(Path(unit["path"])) as file:
+        """Encode one file; answer with the facts of the file written, or with our own error as data."""
+        try:
+            return {"part": json.dumps(asdict(self.encode(Path(unit["path"])))), "error": None}
+        except LatentpipeError as error:
+            return {"part": None, "error": error.to_plain()}
+
+    def encode(self, path: Path) -> Part:
+        """Read, encode and write the rows of one file, sorted by id."""
+        with opened(path) as file:
             table = file.read().sort_by(self.output.id_column)
-        name = Path(unit["path"]).name
         schema = self._schema(table.schema)
-        part = write(Path(self.output.directory), name, self._encoded(table, schema), schema=schema)
-        return asdict(part)
+        directory = Path(self.output.directory)
+        return write(directory, path.name, self._encoded(table, schema), schema=schema, id_column=self.output.id_column)
 
     def _schema(self, source: pa.Schema) -> pa.Schema:
         output = self.output

@@ -11,6 +11,7 @@ Each says what, where and the cure. The facts are the exception's arguments, so 
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 
@@ -22,6 +23,10 @@ class LatentpipeError(Exception):
     def __init__(self, what: str, where: str = "", cure: str = "") -> None:
         super().__init__(what, where, cure)
         self.what, self.where, self.cure = what, where, cure
+
+    def to_plain(self) -> str:
+        """The error as JSON, for where a framework would wrap an exception beyond recognition."""
+        return json.dumps([type(self).__name__, *self.args])
 
     def __str__(self) -> str:
         sentence = f"{self.where}: {self.what}" if self.where else self.what
@@ -50,3 +55,10 @@ class CommitConflict(LatentpipeError):
     """Another run published to the same place first."""
 
     exit_code = 5
+
+
+def from_plain(text: str) -> LatentpipeError:
+    """The error that `to_plain` wrote."""
+    name, *facts = json.loads(text)
+    kinds: dict[str, type[LatentpipeError]] = {kind.__name__: kind for kind in LatentpipeError.__subclasses__()}
+    return kinds.get(name, LatentpipeError)(*facts)

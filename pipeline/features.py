@@ -61,12 +61,17 @@ class Feature:
     @property
     def scalar(self) -> pa.DataType:
         """Type of one element."""
-        return self.arrow.value_type if pa.types.is_fixed_size_list(self.arrow) else self.arrow
+        return self.arrow.value_type if self.vector else self.arrow
+
+    @property
+    def vector(self) -> bool:
+        """Whether a cell is a list of numbers."""
+        return bool(pa.types.is_fixed_size_list(self.arrow))
 
     @property
     def width(self) -> int:
         """Features the column occupies."""
-        return self.arrow.list_size if pa.types.is_fixed_size_list(self.arrow) else 1
+        return int(self.arrow.list_size) if self.vector else 1
 
     def column(self) -> Column:
         """The column as the model sees it."""
@@ -86,10 +91,11 @@ class Feature:
         """`[row, width]` numbers and which of them are there; missing ones are 0."""
         flat = _elements(array, self.width)
         if self.likelihood == "gaussian":
-            numbers = flat.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            numbers = flat.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             scaled, seen = (numbers - self.center) / self.scale, ~np.isnan(numbers)
         else:
-            code = pc.index_in(flat, pa.array(self.categories, self.scalar)).to_numpy(zero_copy_only=False)
+            cells = _comparable(flat)
+            code = pc.index_in(cells, pa.array(self.categories, cells.type)).to_numpy(zero_copy_only=False)
             known, present = ~np.isnan(code), pc.is_valid(flat).to_numpy(zero_copy_only=False)
             categorical = self.likelihood == "categorical"
             scaled, seen = np.where(known, code + categorical, 0), present if categorical else known
@@ -103,8 +109,10 @@ class Feature:
             elements = _to_type(flat * self.scale + self.center, self.scalar)
         else:
             index = flat.round().astype(np.int64) - (self.likelihood == "categorical")
-            elements = pa.array(self.categories, self.scalar).take(pa.array(index))
-        if pa.types.is_fixed_size_list(self.arrow):
+            known = index.clip(0, max(len(self.categories) - 1, 0))
+            cells = pa.array(self.categories or (None,), _comparable(pa.array([], self.scalar)).type)
+            elements = cells.take(pa.array(known)).cast(self.scalar)
+        if self.vector:
             return pa.FixedSizeListArray.from_arrays(elements, type=self.arrow)
         return elements
 
@@ -183,9 +191,9 @@ class _Tally:
         kind = arrow_type(self.column.type, column=self.name)
         flat = _elements(array, kind.list_size if pa.types.is_fixed_size_list(kind) else 1).drop_null()
         if self.column.likelihood == "gaussian":
-            self._moments(flat.cast(pa.float64()).to_numpy(zero_copy_only=False))
+            self._moments(flat.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         else:
-            counted = pc.value_counts(flat)
+            counted = pc.value_counts(_comparable(flat))
             pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
             self.categories.update(dict(pairs))
             self._limit()
@@ -222,7 +230,7 @@ class _Tally:
                 cure="mend them, or give the column the role 'passthrough'",
             )
         deviation = math.sqrt(self.squares / max(self.count, 1))
-        constant = deviation <= 1e-12 * max(abs(self.mean), 1.0)
+        constant = deviation <= 1e-12 * abs(self.mean)
         return 1.0 if constant else deviation
 
     def _rates(self) -> tuple[float, ...]:
@@ -254,15 +262,22 @@ def _elements(array: pa.Array, width: int) -> pa.Array:
     return array.flatten().take(pa.array(index.ravel(), mask=index.ravel() < 0))
 
 
+def _comparable(cells: pa.Array) -> pa.Array:
+    """Cells as values that count as categories: floats in double precision, and zero without a sign."""
+    if pa.types.is_floating(cells.type):
+        return pc.add(cells.cast(pa.float64()), 0.0)
+    return cells
+
+
 def _to_type(numbers: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:
-    """Numbers as a column type: integers are rounded, and held within the type's range."""
+    """Numbers as a column type, held within its range; integers are rounded."""
+    dtype = kind.to_pandas_dtype()
     if pa.types.is_integer(kind):
-        limits = np.iinfo(kind.to_pandas_dtype())
-        numbers = np.clip(
-            numbers.round(), limits.min, np.nextafter(float(limits.max), 0) if kind.bit_width == 64 else limits.max
-        )
-        return pa.array(numbers.astype(kind.to_pandas_dtype()))
-    return pa.array(numbers.astype(kind.to_pandas_dtype()), kind)
+        whole = np.iinfo(dtype)
+        high = np.nextafter(float(whole.max), 0) if kind.bit_width == 64 else whole.max
+        return pa.array(np.clip(numbers.round(), whole.min, high).astype(dtype))
+    real = np.finfo(dtype)
+    return pa.array(np.clip(numbers, real.min, real.max).astype(dtype), kind)
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:

@@ -20,9 +20,9 @@ from pipeline.progress import Stage
 from pipeline.records import Ingested
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.storage import Part, attempt, publish, verify_rows, write
+from pipeline.storage import Part, attempt, publish, standing, verify_rows, write
 
-ROW_ID: Final = ColumnConfig(type="int64", role="id")
+ROW_ID_COLUMN: Final = ColumnConfig(type="int64", role="id")
 SHOWN: Final = 10
 QUARANTINE: Final = "_quarantine/part-00000.parquet"
 _QUARANTINE_SCHEMA: Final = pa.schema(
@@ -44,7 +44,7 @@ def ingest(config: RunConfig) -> Ingested:
         files = sources.files(config.data, workspace=config.root)
         inputs = [sources.digest(path) for path in files]
         run_key = keys.dataset(config, [str(it["sha256"]) for it in inputs])
-        if (known := snapshots.find(root(config), run_key)) is not None:
+        if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
         with attempt(root(config), run_key) as directory:
@@ -60,7 +60,7 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Ingested:
     """The facts of a published dataset."""
     facts = snapshot.manifest
     rows = {name: facts[name] for name in ("rows_in", "rows", "quarantined")}
-    return Ingested(snapshot=str(snapshot.directory), digest=snapshot.digest, new=new, **rows)
+    return Ingested(snapshot=str(snapshot.directory), key=facts["run_key"], digest=snapshot.digest, new=new, **rows)
 
 
 def latest(config: RunConfig) -> Ingested:
@@ -126,9 +126,11 @@ class Intake:
         self.rows_in += len(batch) + len(block.ragged)
         self._reject([_ragged(path, number, text) for number, text in block.ragged])
         if not config.role("id"):
+            if config.id_column in batch.schema.names:
+                raise DataError(f"has a column {config.id_column!r}", str(path), "declare it, with role = 'id'")
             numbers = pa.array(range(first, first + len(batch)), pa.int64())
             batch = batch.append_column(config.id_column, numbers)
-        kept = {name: config.columns.get(name, ROW_ID) for name in table_schema(config).names}
+        kept = {name: config.columns.get(name, ROW_ID_COLUMN) for name in table_schema(config).names}
         typed, rejected = apply(batch, kept, file=str(path), first_row=row, nan_is_missing=config.data.nan_is_missing)
         self._reject(rejected)
         self.ids.append(typed.column(config.id_column))
@@ -157,17 +159,23 @@ class Intake:
 
 
 def _write(config: RunConfig, batches: Iterator[pa.RecordBatch], directory: Path) -> Iterator[Part]:
-    """Files of `part_rows` rows each, the last one shorter; what is in a file depends on the rows alone."""
+    """One file for each part; what is in a file depends on the rows alone."""
     schema = table_schema(config)
+    for number, part in enumerate(_parts(batches, schema, config.data.part_rows)):
+        name = f"part-{number:05d}.parquet"
+        yield write(directory, name, part.combine_chunks().to_batches(), schema=schema, id_column=config.id_column)
+
+
+def _parts(batches: Iterator[pa.RecordBatch], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The same rows, `rows` at a time, the last part shorter."""
     held = schema.empty_table()
-    size, number = config.data.part_rows, 0
     for batch in batches:
         held = pa.concat_tables([held, pa.table(batch).select(schema.names).cast(schema)])
-        while held.num_rows >= size:
-            yield write(directory, f"part-{number:05d}.parquet", held.slice(0, size).to_batches(), schema=schema)
-            held, number = held.slice(size), number + 1
+        while held.num_rows >= rows:
+            yield held.slice(0, rows)
+            held = held.slice(rows)
     if held.num_rows:
-        yield write(directory, f"part-{number:05d}.parquet", held.to_batches(), schema=schema)
+        yield held
 
 
 def _manifest(config: RunConfig, run_key: str, inputs: list[dict[str, Any]], intake: Intake) -> dict[str, Any]:

@@ -29,14 +29,14 @@ MAX_CATEGORIES: Final = 1000
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def init(uri: str, *, name: str = "") -> str:
+def init(uri: str, *, name: str) -> str:
     """The text of a run's TOML for this table. Raises DataError if it cannot be read or holds no rows."""
     data = _sniffed(Data(uri=uri))
     columns, rows = _surveyed(data)
     if rows == 0:
         raise DataError("no rows", uri)
     _choose_id(columns, rows)
-    return _toml(name or _name(uri), data, list(columns.values()), rows)
+    return _toml(name, data, list(columns.values()), rows)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class _Survey:
 
     def _range(self, present: pa.Array) -> None:
         if self.type is not None and (pa.types.is_integer(self.type) or pa.types.is_floating(self.type)):
-            extremes = pc.min_max(present.cast(pa.float64())).as_py()
+            extremes = pc.min_max(present.cast(pa.float64(), safe=False)).as_py()
             self.low = min(extremes["min"], self.low if self.low is not None else extremes["min"])
             self.high = max(extremes["max"], self.high if self.high is not None else extremes["max"])
 
@@ -167,7 +167,7 @@ def _sniffed(data: Data) -> Data:
         text = stream.read(SNIFFED_BYTES).decode("utf-8-sig", errors="replace")
     if "\n" in text:
         text = text[: text.rindex("\n") + 1]
-    delimiter = _delimiter(text, data)
+    delimiter = _delimiter(text, sources.format_of(path, data))
     rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
     if not rows:
         return data
@@ -178,13 +178,13 @@ def _sniffed(data: Data) -> Data:
     return replace(data, null_tokens=_null_tokens(data, path))
 
 
-def _delimiter(text: str, data: Data) -> str:
-    if sources.format_of(Path(data.uri), data) == "tsv":
+def _delimiter(text: str, kind: str) -> str:
+    if kind == "tsv":
         return "\t"
     try:
         return csv.Sniffer().sniff(text[:65_536], DELIMITERS).delimiter
     except csv.Error:
-        return data.delimiter
+        return ","
 
 
 def _has_header(rows: list[list[str]]) -> bool:
@@ -212,7 +212,8 @@ def _null_tokens(data: Data, path: Path) -> tuple[str, ...]:
     return tuple(token for token in NULL_TOKENS if token in seen or token == "")
 
 
-def _name(uri: str) -> str:
+def default_name(uri: str) -> str:
+    """A run's name from its table's."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(uri.removeprefix("sklearn:")).name.split(".")[0]).strip("-")
     return stem or "table"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config import RunConfig
@@ -29,28 +30,33 @@ def rules(config: RunConfig) -> dict[str, Any]:
     return {"data": reading, "columns": typing}
 
 
-def training(config: RunConfig, dataset_digest: str) -> str:
+def training(config: RunConfig, dataset_key: str) -> str:
     """Of a training: dataset, columns, network and settings; not where it runs."""
     settings = config.to_dict()
     free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
     return _key(
         "training",
-        dataset=dataset_digest,
-        columns=settings["columns"],
+        dataset=dataset_key,
+        likelihoods={name: it["likelihood"] for name, it in settings["columns"].items()},
         model=settings["model"],
         train={name: value for name, value in settings["train"].items() if name not in free},
         split={name: settings["data"][name] for name in ("validation", "test")},
     )
 
 
-def latents(config: RunConfig, *, dataset_digest: str, model_digest: str) -> str:
+def latents(config: RunConfig, *, dataset_key: str, model_digest: str) -> str:
     """Of latent codes: dataset, model, and what is written beside the codes."""
-    return _key("latents", dataset=dataset_digest, model=model_digest, reconstruct=config.encode.reconstruct)
+    return _key("latents", dataset=dataset_key, model=model_digest, reconstruct=config.encode.reconstruct)
 
 
-def reduced(config: RunConfig, latents_digest: str) -> str:
+def reduced(config: RunConfig, latents_key: str) -> str:
     """Of reduced coordinates: the codes and the number of dimensions."""
-    return _key("reduced", latents=latents_digest, dims=config.reduce.dims)
+    return _key("reduced", latents=latents_key, dims=config.reduce.dims)
+
+
+def training_folder(config: RunConfig, key: str) -> Path:
+    """Where the training of this key lives."""
+    return config.root / "training" / key[:16]
 
 
 def samples(model_digest: str, *, rows: int, seed: int) -> str:

@@ -24,7 +24,6 @@ from pipeline.errors import DataError
 from pipeline.snapshots import Snapshot, latest
 
 CONTRACT: Final = 1
-RESERVED: Final = ("mu", "logvar", "recon", "model_version")
 
 
 def vector(latent: int) -> pa.DataType:

@@ -84,7 +84,7 @@ def _standing(config: RunConfig, files: list[Path]) -> dict[str, str]:
     known = snapshots.find(config.root / "datasets" / config.name, key)
     if known is None:
         return {"dataset": "new", "training": "new"}
-    training = config.root / "training" / keys.training(config, known.digest)[:16]
+    training = keys.training_folder(config, keys.training(config, key))
     state = f"done, {training.name}" if (training / "trained.json").exists() else "new"
     begun = state == "new" and (training / "checkpoints").is_dir()
     return {"dataset": f"unchanged, {known.directory}", "training": "resume" if begun else state}

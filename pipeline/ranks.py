@@ -11,6 +11,7 @@ from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
 from pipeline import worker
+from pipeline.errors import LatentpipeError
 from pipeline.worker import Metrics, Place, Progress
 from vae.evaluate import Evaluation
 
@@ -34,8 +35,14 @@ class Board:
         return taken
 
 
-def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation]:
-    """The training loop of one rank; what rank 0 returns reaches the driver."""
+def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation] | LatentpipeError:
+    """The training loop of one rank; what rank 0 returns reaches the driver.
+
+    An error of ours is returned, not raised: Ray would try it again on new workers, and it would happen again.
+    """
     context, board = get_context(), settings["board"]
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())
-    return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
+    try:
+        return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
+    except LatentpipeError as error:
+        return error

@@ -11,6 +11,8 @@ class Ingested:
 
     snapshot: str
     """Directory of the snapshot."""
+    key: str
+    """Its run key: the same input read the same way, wherever and whenever."""
     digest: str
     """sha256 of its manifest."""
     rows_in: int
@@ -70,6 +72,7 @@ class Encoded:
     """Latent codes, published."""
 
     snapshot: str
+    key: str
     digest: str
     rows: int
     quarantined: int

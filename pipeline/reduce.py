@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced
 from pipeline.snapshots import Snapshot
-from pipeline.storage import attempt, publish, verify_rows, write
+from pipeline.storage import attempt, publish, standing, verify_rows, write
 
 Matrix = npt.NDArray[np.float64]
 
@@ -34,8 +34,8 @@ def root(config: RunConfig) -> Path:
 def reduce(config: RunConfig, encoded: Encoded) -> Reduced:
     """Write `(id, coords)` for every row of the latents; a no-op if these latents were reduced before."""
     with Stage("reduce") as stage:
-        run_key = keys.reduced(config, encoded.digest)
-        if (known := snapshots.find(root(config), run_key)) is not None:
+        run_key = keys.reduced(config, encoded.key)
+        if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
         source = Snapshot(Path(encoded.snapshot))
@@ -43,10 +43,8 @@ def reduce(config: RunConfig, encoded: Encoded) -> Reduced:
         with attempt(root(config), run_key) as directory:
             id_field = latents.read(source.directory).schema.field(source.manifest["id"])
             schema = pa.schema([id_field, pa.field("coords", latents.vector(components.dims), nullable=False)])
-            parts = [
-                write(directory, path.name, _coordinates(path, components, schema), schema=schema)
-                for path in source.files
-            ]
+            coordinates = ((path.name, _coordinates(path, components, schema)) for path in source.files)
+            parts = [write(directory, *it, schema=schema, id_column=id_field.name) for it in coordinates]
             verify_rows(encoded.rows, parts, root(config))
             facts = {"latents": encoded.snapshot, "latents_digest": encoded.digest, "rows": encoded.rows}
             manifest = {"kind": "reduced", "contract": keys.CONTRACTS["reduced"], "run_key": run_key, **facts}
@@ -69,7 +67,7 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Reduced:
 
 def latest(config: RunConfig, encoded: Encoded) -> Reduced:
     """The coordinates of these latents. Raises DataError if there are none."""
-    snapshot = snapshots.find(root(config), keys.reduced(config, encoded.digest))
+    snapshot = snapshots.find(root(config), keys.reduced(config, encoded.key))
     if snapshot is None:
         raise DataError("these latents were not reduced", encoded.snapshot, "run `latentpipe reduce` first")
     return record(snapshot)

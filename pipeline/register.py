@@ -14,7 +14,6 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -28,6 +27,7 @@ from pipeline.features import Feature, Features
 from pipeline.progress import Stage
 from pipeline.records import Registered, Trained
 from pipeline.snapshots import Snapshot
+from pipeline.storage import opened
 
 CHECK_ROWS: Final = 256
 EXAMPLE_ROWS: Final = 2
@@ -92,11 +92,12 @@ def _create(config: RunConfig, trained: Trained) -> ModelVersion:
 
 def _check(config: RunConfig, trained: Trained, version: ModelVersion) -> None:
     """Load the version as a stranger would, and compare its codes with the training's own model, bit for bit."""
-    rows = pq.ParquetFile(Snapshot(Path(trained.dataset)).files[0]).iter_batches(batch_size=CHECK_ROWS)
-    sample = pa.table(next(rows))
-    loaded = mlflow.pyfunc.load_model(f"models:/{config.name}/{version.version}")
+    with opened(Snapshot(Path(trained.dataset)).files[0]) as file:
+        sample = pa.table(next(file.iter_batches(batch_size=CHECK_ROWS)))
     features = Features.load(Path(trained.model))
-    found = loaded.predict(frame(features, sample))
+    with tracking.mlflow_errors(config.name):
+        loaded = mlflow.pyfunc.load_model(f"models:/{config.name}/{version.version}")
+        found = loaded.predict(frame(features, sample))
     expected = Codec.load(trained.model).encode(sample)
     if not np.array_equal(np.stack(found["mu"].to_list()), expected.mu):
         raise InfrastructureError(
@@ -107,42 +108,27 @@ def _check(config: RunConfig, trained: Trained, version: ModelVersion) -> None:
 
 def frame(features: Features, table: pa.Table) -> pd.DataFrame:
     """The model's columns as the DataFrame that its signature asks for."""
-    columns = {feature.name: table.column(feature.name).to_pylist() for feature in features.columns}
-    kinds = {feature.name: feature for feature in features.columns}
-    return pd.DataFrame({name: pd.Series(cells, dtype=_dtype(kinds[name])) for name, cells in columns.items()})
-
-
-def _dtype(feature: Feature) -> str:
-    if feature.width > 1 or feature.type == "string":
-        return "object"
-    if feature.nullable:
-        return "object" if feature.type == "bool" else "float64"
-    return feature.type
+    cells = {feature: table.column(feature.name).to_pylist() for feature in features.columns}
+    return pd.DataFrame({it.name: pd.Series(values, dtype=_signed(it)[1]) for it, values in cells.items()})
 
 
 def _signature(features: Features) -> ModelSignature:
     codes = Array(DataType.float)
     return ModelSignature(
-        inputs=Schema([ColSpec(_type(it), it.name, required=not it.nullable) for it in features.columns]),
+        inputs=Schema([ColSpec(_signed(it)[0], it.name, required=not it.nullable) for it in features.columns]),
         outputs=Schema([ColSpec(codes, "mu"), ColSpec(codes, "logvar")]),
     )
 
 
-def _type(feature: Feature) -> DataType | Array:
-    kinds = {
-        "bool": DataType.boolean,
-        "string": DataType.string,
-        "int64": DataType.long,
-        "uint32": DataType.long,
-        "int32": DataType.integer,
-        "int16": DataType.integer,
-        "int8": DataType.integer,
-        "uint8": DataType.integer,
-        "uint16": DataType.integer,
-        "float32": DataType.float,
-        "float16": DataType.float,
-    }
-    scalar = kinds.get(str(feature.scalar), DataType.double)
-    if feature.width > 1:
-        return Array(scalar)
-    return DataType.double if feature.nullable and feature.type not in ("string", "bool") else scalar
+def _signed(feature: Feature) -> tuple[DataType | Array, str]:
+    """A column's type in MLflow's signature, and in pandas; what may be missing needs one that holds NaN or None."""
+    name = str(feature.scalar)
+    if name == "string":
+        kind, dtype = DataType.string, "object"
+    elif name == "bool":
+        kind, dtype = DataType.boolean, "object" if feature.nullable else "bool"
+    elif "int" in name and name != "uint64" and not feature.nullable:
+        kind, dtype = DataType.long, "int64"
+    else:
+        kind, dtype = DataType.double, "float64"
+    return (Array(kind), "object") if feature.vector else (kind, dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced, Reported
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
+from pipeline.worker import STORY
+from vae.evaluate import Evaluation
 
 POINTS: Final = 20_000
 IMAGES: Final = 10
@@ -39,43 +42,43 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
     with Stage("report") as stage:
         source = Snapshot(Path(encoded.snapshot))
         model = source.manifest["model"]
-        training = config.root / "training" / model["training_key"][:16]
-        facts = json.loads((training / "trained.json").read_text())
-        evaluation = json.loads((training / "model" / "evaluation.json").read_text())
-        history = json.loads((training / "history.json").read_text())
+        files = config.root / "models" / model["digest"][:16]
+        story = json.loads((files / STORY).read_text())
+        evaluation = story["evaluation"]
         directory = config.root / "reports" / source.manifest["run_key"][:16]
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             figures = {
-                "training": plots.loss_curves(history, facts["best_epoch"]),
+                "training": plots.loss_curves(story["history"], story["best_epoch"]),
                 "latent-use": plots.latent_use(
                     evaluation["kl_per_latent"], evaluation["variance_per_latent"], evaluation["active_units"]
                 ),
                 "latents": _scatter(config, encoded, reduced),
-                **_reconstructions(config, source, training / "model", evaluation),
+                **_reconstructions(config, source, files, evaluation),
             }
-            files = [_save(figure, directory / f"{name}.png") for name, figure in figures.items()]
-            table = _figures(encoded, reduced, facts)
+            images = [_save(figure, directory / f"{name}.png") for name, figure in figures.items()]
+            table = _figures(encoded, reduced, story)
             (directory / "figures.json").write_text(json.dumps({"figures": table, "evaluation": evaluation}, indent=1))
             page = directory / "index.html"
-            page.write_text(_page(config.name, table, evaluation, files), encoding="utf-8")
+            page.write_text(_page(config.name, table, evaluation, images), encoding="utf-8")
         tracking.log_files(config, model["mlflow_run"], directory, folder="report")
         stage.update(str(page))
-        return Reported(page=str(page), plots=tuple(map(str, files)), figures=table)
+        return Reported(page=str(page), plots=tuple(map(str, images)), figures=table)
 
 
-def _figures(encoded: Encoded, reduced: Reduced, trained: Mapping[str, Any]) -> dict[str, str]:
+def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> dict[str, str]:
+    judged = Evaluation.from_plain(story["evaluation"])
+    speed = statistics.median(metrics["rows_per_s"] for metrics in story["history"])
     return {
         "model": encoded.model,
-        "rows trained on": f"{trained['train_rows']:,}",
-        "rows tested on": f"{trained['test_rows']:,}",
-        "best epoch": f"{trained['best_epoch']} of {trained['epochs']}",
-        "test ELBO, nats per row": f"{trained['elbo']:.4f}",
-        "  reconstruction, E log p(x|z)": f"{trained['log_likelihood']:.4f}",
-        "  KL(q(z|x) || p(z))": f"{trained['kl']:.4f}",
-        "active latent dimensions": f"{trained['active_units']} of {trained['latent']}",
-        "verdict": trained["verdict"],
-        "training speed, rows per second": f"{trained['rows_per_s']:,.0f}",
+        "rows to train, validate, test": ", ".join(f"{rows:,}" for rows in story["rows"].values()),
+        "best epoch": f"{story['best_epoch']} of {story['epoch']}",
+        "test ELBO, nats per row": f"{judged.elbo:.4f}",
+        "reconstruction, E log p(x|z)": f"{judged.log_likelihood:.4f}",
+        "KL(q(z|x) || p(z))": f"{judged.kl:.4f}",
+        "active latent dimensions": f"{judged.active_units} of {encoded.latent}",
+        "verdict": judged.verdict,
+        "training speed, rows per second": f"{speed:,.0f}",
         "rows encoded": f"{encoded.rows:,}",
         "latents": encoded.snapshot,
         "latents, bytes": f"{encoded.bytes:,} in {encoded.files} files",
@@ -159,19 +162,20 @@ def _save(figure: Figure, path: Path) -> Path:
 
 def _page(name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
     images = "".join(f'<p><img alt="{html.escape(it.stem)}" src="{data_uri(it)}"></p>' for it in files)
-    errors = {column: f"{error:.4g}" for column, error in evaluation["error_per_column"].items()}
-    nats = {column: f"{value:.4f}" for column, value in evaluation["log_likelihood_per_column"].items()}
-    columns = {column: f"{errors[column]} &nbsp; {nats[column]}" for column in errors}
+    nats = evaluation["log_likelihood_per_column"]
+    columns = [(name, f"{error:.4g}", f"{nats[name]:.4f}") for name, error in evaluation["error_per_column"].items()]
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}: latents</title>"
-        f"<style>{STYLE}</style><h1>{html.escape(name)}: latent codes</h1>{_table(table)}<h2>Plots</h2>{images}"
-        "<h2>Columns, on test rows</h2><p>Error (RMSE in the column's units, or share of wrong cells) and "
-        f"log p(x|z), nats per row.</p>{_table(columns, escaped=True)}</html>"
+        f"<style>{STYLE}</style><h1>{html.escape(name)}: latent codes</h1>{_table(table.items())}"
+        f"<h2>Plots</h2>{images}<h2>Columns, on test rows</h2>"
+        "<p>Reconstruction error (RMSE in its units, or the share of wrong cells); log p(x|z), nats per row.</p>"
+        f"{_table(columns)}</html>"
     )
 
 
-def _table(rows: Mapping[str, str], *, escaped: bool = False) -> str:
-    cells = (f"<tr><th>{html.escape(k)}<td>{v if escaped else html.escape(v)}" for k, v in rows.items())
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows of a name and cells; all text is escaped."""
+    cells = (f"<tr><th>{html.escape(name)}" + "".join(f"<td>{html.escape(it)}" for it in rest) for name, *rest in rows)
     return f"<table>{''.join(cells)}</table>"
 
 

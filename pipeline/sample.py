@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import keys, snapshots
+from pipeline import keys
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.progress import Stage
 from pipeline.records import Registered, Sampled
 from pipeline.snapshots import Snapshot
-from pipeline.storage import attempt, publish, write
+from pipeline.storage import attempt, publish, standing, write
 
 
 def root(config: RunConfig) -> Path:
@@ -22,9 +23,11 @@ def root(config: RunConfig) -> Path:
 
 def sample(config: RunConfig, registered: Registered, *, rows: int, seed: int) -> Sampled:
     """Publish `rows` sampled rows; a no-op if the same were sampled before."""
+    if rows < 1:
+        raise ConfigError(f"--rows {rows}: must be at least 1")
     with Stage("sample"):
         run_key = keys.samples(registered.digest, rows=rows, seed=seed)
-        if (known := snapshots.find(root(config), run_key)) is not None:
+        if (known := standing(root(config), run_key)) is not None:
             return _record(known)
         columns = Codec.load(registered.model).sample(rows, seed=seed)
         table = pa.Table.from_struct_array(columns)

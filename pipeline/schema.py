@@ -25,6 +25,7 @@ SCALARS: Final[dict[str, pa.DataType]] = {
     "string": pa.string(),
 }
 VALUE_SHOWN: Final = 60
+CASTING: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
 Mask = npt.NDArray[np.bool_]
 
 
@@ -108,9 +109,9 @@ def cast(
     unfit = np.zeros(len(array), dtype=bool)
     try:
         typed = array.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except CASTING:
         unfit = _unfit(array, kind)
-        typed = pc.if_else(pa.array(~unfit), array, pa.scalar(None, array.type)).cast(kind)
+        typed = _fitting(array, unfit, kind)
     if nan_is_missing and pa.types.is_floating(kind):
         typed = pc.if_else(pc.is_nan(typed), pa.scalar(None, kind), typed)
     missing = np.zeros(len(array), dtype=bool) if nullable else _mask(pc.is_null(typed)) & ~unfit
@@ -131,11 +132,18 @@ def _unfit(array: pa.Array, kind: pa.DataType) -> Mask:
     return _mask(pc.is_in(array, distinct.filter(pa.array(verdicts))))
 
 
+def _fitting(array: pa.Array, unfit: Mask, kind: pa.DataType) -> pa.Array:
+    """The cells that can be cast, and null for the others."""
+    if unfit[_mask(pc.is_valid(array))].all():
+        return pa.nulls(len(array), kind)
+    return pc.if_else(pa.array(~unfit), array, pa.scalar(None, array.type)).cast(kind)
+
+
 def fits(array: pa.Array, kind: pa.DataType) -> bool:
     """Whether every value can be cast, nothing lost."""
     try:
         array.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except CASTING:
         return False
     return True
 

@@ -33,7 +33,7 @@ class Encoder(mlflow.pyfunc.PythonModel):
 
 def _array(feature: Feature, cells: Any) -> pa.Array:
     """The cells as the column's type. Raises ValueError naming the column and the rule if they do not fit."""
-    typed, broken = cast(pa.array(list(cells), from_pandas=True), feature.arrow, nullable=True)
+    typed, broken = cast(pa.array(list(cells), from_pandas=True), feature.arrow, nullable=feature.nullable)
     if broken:
         raise ValueError(f"column {feature.name!r}: {', '.join(broken)}")
     return typed

@@ -40,6 +40,20 @@ class Snapshot:
         return hashlib.sha256((self.directory / MANIFEST).read_bytes()).hexdigest()
 
     @property
+    def key(self) -> str:
+        """The run key it was made by; empty if the manifest is broken."""
+        try:
+            return str(self.manifest["run_key"])
+        except (DataError, KeyError):
+            return ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every file is there, of the size in the manifest."""
+        sizes = ((self.directory / part["path"], part["bytes"]) for part in self.manifest["files"])
+        return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
+
+    @property
     def version(self) -> int:
         """7 for `v000007`."""
         match = _VERSION.fullmatch(self.directory.name)
@@ -66,8 +80,14 @@ def latest(root: Path) -> Snapshot | None:
 
 
 def find(root: Path, run_key: str) -> Snapshot | None:
-    """The newest snapshot made by this run key, if there is any."""
-    return next((it for it in reversed(versions(root)) if it.manifest["run_key"] == run_key), None)
+    """The newest whole snapshot made by this run key, if there is any; a damaged one is passed over."""
+    return next((it for it in reversed(versions(root)) if it.key == run_key and it.whole), None)
+
+
+def next_version(root: Path) -> int:
+    """One above every version taken, by a snapshot or by anything else of such a name."""
+    taken = (_VERSION.fullmatch(path.name) for path in root.iterdir())
+    return max((int(match[1]) for match in taken if match), default=0) + 1
 
 
 def directory_name(version: int) -> str:

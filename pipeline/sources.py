@@ -28,8 +28,6 @@ FORMATS: Final = {
     ".parquet": "parquet",
     ".arrow": "ipc",
     ".feather": "ipc",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
 }
 COMPRESSED: Final = (".gz", ".zst", ".bz2")
 BLOCK_BYTES: Final = 8 << 20
@@ -61,7 +59,10 @@ def files(data: Data, *, workspace: Path) -> list[Path]:
 
 def digest(path: Path) -> dict[str, str | int]:
     """What identifies a file's content."""
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    try:
+        return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", str(path), "check its permissions") from error
 
 
 def blocks(path: Path, data: Data) -> Iterator[Block]:
@@ -87,14 +88,13 @@ def format_of(path: Path, data: Data) -> str:
 
 
 def _arrow(path: Path, data: Data) -> Iterator[Block]:
-    kind = format_of(path, data)
-    if kind == "parquet":
+    if format_of(path, data) == "parquet":
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _refuse_duplicates(file.schema_arrow.names, path)
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 yield Block(batch)
         return
-    source = ds.dataset(path, format={"ipc": "ipc", "jsonl": "json"}[kind])
+    source = ds.dataset(path, format="ipc")
     _refuse_duplicates(source.schema.names, path)
     for batch in source.to_batches(batch_size=BATCH_ROWS):
         yield Block(batch)
@@ -110,27 +110,30 @@ def _csv(path: Path, data: Data) -> Iterator[Block]:
 
     delimiter = "\t" if format_of(path, data) == "tsv" else data.delimiter
     parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
-    names = _csv_names(path, data, parse)
+    read = csv.ReadOptions(
+        column_names=None if data.header else list(data.names), block_size=BLOCK_BYTES, use_threads=False
+    )
+    names = _csv_names(path, data, parse, read)
     ragged.clear()
-    read = csv.ReadOptions(column_names=names, skip_rows=int(data.header), block_size=BLOCK_BYTES, use_threads=False)
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     tokens = pa.array(data.null_tokens, pa.string())
+    shown = [name.strip() for name in names] if data.trim else names
+    _refuse_duplicates(shown, path)
     with csv.open_csv(path, read, parse, convert) as reader:
         for batch in reader:
             cells = [_cells(column, data.trim, tokens) for column in batch.columns]
-            yield Block(pa.RecordBatch.from_arrays(cells, names=names), tuple(ragged))
+            yield Block(pa.RecordBatch.from_arrays(cells, names=shown), tuple(ragged))
             ragged.clear()
     if ragged:
-        yield Block(pa.RecordBatch.from_arrays([pa.array([], pa.string())] * len(names), names=names), tuple(ragged))
+        yield Block(pa.RecordBatch.from_arrays([pa.array([], pa.string())] * len(names), names=shown), tuple(ragged))
 
 
-def _csv_names(path: Path, data: Data, parse: csv.ParseOptions) -> list[str]:
-    names = list(data.names)
-    if data.header:
-        with csv.open_csv(path, csv.ReadOptions(block_size=BLOCK_BYTES), parse) as reader:
-            names = [name.strip() if data.trim else name for name in reader.schema.names]
-    if not names:
+def _csv_names(path: Path, data: Data, parse: csv.ParseOptions, read: csv.ReadOptions) -> list[str]:
+    """The names as in the file, or as declared."""
+    if not data.header and not data.names:
         raise DataError("data.header = false needs data.names", str(path), "`latentpipe init --data FILE` writes them")
+    with csv.open_csv(path, read, parse) as reader:
+        names: list[str] = reader.schema.names
     _refuse_duplicates(names, path)
     return names
 

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import CommitConflict, DataError, InfrastructureError
-from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest
+from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest, next_version
 
 ROW_GROUP_ROWS = 65_536
 COMMIT_TRIES = 20
@@ -43,6 +44,8 @@ class Part:
     rows: int
     bytes: int
     sha256: str
+    id_min: int | str | None = None
+    id_max: int | str | None = None
 
 
 @contextmanager
@@ -68,17 +71,25 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise InfrastructureError(f"cannot write: {error.strerror or error}", str(path), cure) from error
 
 
-def write(directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Part:
-    """Write one Parquet file, durable and with page checksums, and read its footer back."""
+def write(
+    directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, id_column: str = ""
+) -> Part:
+    """Write one Parquet file, durable and with page checksums, and read its footer back; note the range of ids."""
     staged = f"{uuid.uuid4().hex}.parquet"
     path = directory / staged
+    low, high = [], []
     with storage_errors(path):
         with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
             for batch in batches:
                 writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+                if id_column and len(batch):
+                    extremes = pc.min_max(batch.column(id_column)).as_py()
+                    low.append(extremes["min"])
+                    high.append(extremes["max"])
         _sync(path)
         rows = pq.read_metadata(path).num_rows
-        return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
+        ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
+        return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
 
 
 @contextmanager
@@ -94,11 +105,34 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
+def standing(root: Path, run_key: str) -> Snapshot | None:
+    """The newest snapshot, if this key made it; or an older one by this key, published anew as the newest.
+
+    Going back to an earlier input or model so costs hard links, and `newest` always means: of the latest run.
+    """
+    newest = latest(root)
+    if newest is not None and newest.key == run_key and newest.whole:
+        return newest
+    known = find(root, run_key)
+    if known is None:
+        return None
+    with attempt(root, run_key) as directory:
+        parts = [_linked(known, facts, directory) for key in ("files", "quarantine") for facts in known.manifest[key]]
+        return publish(root, directory, parts, known.manifest)
+
+
+def _linked(snapshot: Snapshot, facts: Mapping[str, Any], directory: Path) -> Part:
+    part = Part(staged=f"{uuid.uuid4().hex}.parquet", **facts)
+    with storage_errors(directory):
+        os.link(snapshot.directory / part.path, directory / part.staged)
+    return part
+
+
 def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot:
     """Make the parts visible under the next version, at once; `manifest["run_key"]` says what they are.
 
-    If another run with the same key came first, its snapshot is the answer. Raises CommitConflict when other runs keep
-    taking the next version.
+    If another run with the same key has just come first, its snapshot is the answer. Raises CommitConflict when other
+    runs keep taking the next version.
     """
     staged = directory / "snapshot"
     with storage_errors(staged):
@@ -106,20 +140,24 @@ def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mappin
             (staged / part.path).parent.mkdir(parents=True, exist_ok=True)
             os.rename(directory / part.staged, staged / part.path)
         for _ in range(COMMIT_TRIES):
-            if (winner := find(root, manifest["run_key"])) is not None:
-                return winner
-            if (snapshot := _commit(root, staged, parts, manifest)) is not None:
+            newest = latest(root)
+            if newest is not None and newest.key == manifest["run_key"] and newest.whole:
+                return newest
+            if (snapshot := _commit(root, staged, parts, {**manifest, "previous": _name(newest)})) is not None:
                 _point(root, snapshot)
                 return snapshot
     raise CommitConflict(f"other runs took {COMMIT_TRIES} versions in a row", str(root), "run again when they are done")
 
 
+def _name(snapshot: Snapshot | None) -> str | None:
+    return snapshot.directory.name if snapshot else None
+
+
 def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
-    previous = latest(root)
-    version = previous.version + 1 if previous else 1
+    """Try the next version; None if somebody else took it in the meantime."""
+    version = next_version(root)
     files, aside = _listed(parts, aside=False), _listed(parts, aside=True)
-    before = previous.directory.name if previous else None
-    facts = {**manifest, "version": version, "previous": before, "files": files, "quarantine": aside}
+    facts = {**manifest, "version": version, "files": files, "quarantine": aside}
     (staged / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True))
     for path in (staged / MANIFEST, staged):
         _sync(path)

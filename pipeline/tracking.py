@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ def connect(config: RunConfig) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = config.tracking.uri or f"sqlite:///{config.root / 'mlflow.db'}"
     config.root.mkdir(parents=True, exist_ok=True)
-    with _mlflow_errors(uri):
+    with mlflow_errors(uri):
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         client = MlflowClient(uri, uri)
@@ -61,7 +61,8 @@ def connect(config: RunConfig) -> MlflowClient:
 
 
 @contextmanager
-def _mlflow_errors(where: str) -> Iterator[None]:
+def mlflow_errors(where: str) -> Iterator[None]:
+    """MLflow's errors as InfrastructureError."""
     try:
         yield
     except MlflowException as error:
@@ -81,19 +82,23 @@ class TrainingRun:
     def open(cls, config: RunConfig, *, key: str, dataset: Ingested) -> Self:
         """The run of this training key; a new one unless an interrupted training has left its own."""
         client = connect(config)
-        experiment = _experiment(client, config)
-        left = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        if left:
-            client.set_terminated(left[0].info.run_id, "RUNNING")
-            return cls(client, left[0].info.run_id)
-        run = cls(client, client.create_run(experiment, run_name=f"{config.name}-{key[:8]}").info.run_id)
+        with mlflow_errors(config.name):
+            experiment = _experiment(client, config)
+            left = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            if left:
+                client.update_run(left[0].info.run_id, status="RUNNING")
+                return cls(client, left[0].info.run_id)
+            run = cls(client, client.create_run(experiment, run_name=f"{config.name}-{key[:8]}").info.run_id)
+            run._describe(config, key, dataset)
+            return run
+
+    def _describe(self, config: RunConfig, key: str, dataset: Ingested) -> None:
         settings = config.to_dict()
         params = [Param(name, str(value)[:500]) for name, value in _flat({k: settings[k] for k in ("model", "train")})]
         tags = [RunTag(KEY_TAG, key), RunTag("latentpipe.dataset_digest", dataset.digest)]
-        client.log_batch(run.id, params=params, tags=tags)
-        client.log_dict(run.id, settings, "config.json")
-        client.log_inputs(run.id, [DatasetInput(_dataset(config, dataset), tags=[])])
-        return run
+        self.client.log_batch(self.id, params=params, tags=tags)
+        self.client.log_dict(self.id, settings, "config.json")
+        self.client.log_inputs(self.id, [DatasetInput(_dataset(config, dataset), tags=[])])
 
     def __enter__(self) -> Self:
         return self
@@ -102,8 +107,8 @@ class TrainingRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            stopped = "FAILED" if issubclass(kind, Exception) else "KILLED"
-            self.client.set_terminated(self.id, stopped)
+            with suppress(MlflowException):  # the training's own error is the one to tell
+                self.client.set_terminated(self.id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def log(self, epochs: Sequence[dict[str, float]]) -> None:
         """The metrics of some epochs, while the training runs."""
@@ -114,20 +119,23 @@ class TrainingRun:
             for name, value in epoch.items()
             if name != "epoch"
         ]
-        self.client.log_batch(self.id, metrics=metrics)
+        with mlflow_errors(self.id):
+            self.client.log_batch(self.id, metrics=metrics)
 
-    def finish(self, evaluation: Evaluation, model: Path, *, history: Sequence[dict[str, float]]) -> None:
-        """The figures on the test rows, the best model's files, and the end of the run."""
+    def finish(self, evaluation: Evaluation, story: Path, *, step: int) -> None:
+        """The figures on the test rows, the training's story, and the end of the run."""
         figures = {name: value for name, value in asdict(evaluation).items() if isinstance(value, int | float)}
-        now, step = int(time.time() * 1000), len(history)
-        self.client.log_batch(self.id, metrics=[Metric(f"test_{k}", float(v), now, step) for k, v in figures.items()])
-        self.client.log_artifact(self.id, str(model / "evaluation.json"))
-        self.client.set_terminated(self.id, "FINISHED")
+        now = int(time.time() * 1000)
+        with mlflow_errors(self.id):
+            metrics = [Metric(f"test_{name}", float(value), now, step) for name, value in figures.items()]
+            self.client.log_batch(self.id, metrics=metrics)
+            self.client.log_artifact(self.id, str(story))
+            self.client.set_terminated(self.id, "FINISHED")
 
 
 def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:
     """Copy the files of a directory to the run's artefacts."""
-    with _mlflow_errors(run_id):
+    with mlflow_errors(run_id):
         connect(config).log_artifacts(run_id, str(directory), folder)
 
 
@@ -156,7 +164,7 @@ def is_champion(config: RunConfig, version: ModelVersion) -> bool:
 def create_version(config: RunConfig, *, run_id: str, key: str, digest: str, **model: Any) -> ModelVersion:
     """Log a pyfunc model (`model`: see mlflow.pyfunc.log_model) and register it as a version. No pickle anywhere."""
     client = connect(config)
-    with _mlflow_errors(config.name):
+    with mlflow_errors(config.name):
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(name="model", tags={DIGEST_TAG: digest}, **model)
         if not client.search_registered_models(f"name = '{config.name}'"):
@@ -168,7 +176,7 @@ def create_version(config: RunConfig, *, run_id: str, key: str, digest: str, **m
 def promote(config: RunConfig, version: ModelVersion) -> None:
     """Note that the version was checked; then, last, point the alias `champion` to it."""
     client = connect(config)
-    with _mlflow_errors(config.name):
+    with mlflow_errors(config.name):
         client.set_model_version_tag(config.name, version.version, CHECKED_TAG, "true")
         if config.tracking.promote:
             client.set_registered_model_alias(config.name, CHAMPION, version.version)
@@ -176,19 +184,35 @@ def promote(config: RunConfig, version: ModelVersion) -> None:
 
 def model_files(config: RunConfig, version: ModelVersion) -> Path:
     """The version's model directory, fetched once into the workspace, where every worker can read it."""
-    directory = config.root / "models" / config.name / f"version-{version.version}"
+    digest: str = version.tags[DIGEST_TAG]
+    directory: Path = config.root / "models" / digest[:16]
+    if _holds(directory, digest):
+        return directory
+    partial = directory.with_suffix(".partial")
+    for leftover in (directory, partial):
+        shutil.rmtree(leftover, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with mlflow_errors(config.name):
+        uri = f"models:/{config.name}/{version.version}/artifacts/model"
+        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(partial)))
+    fetched.rename(directory)
+    shutil.rmtree(partial, ignore_errors=True)
+    if not _holds(directory, digest):
+        raise InfrastructureError(
+            f"version {version.version} of {config.name!r} is not the model that was registered: its files changed",
+            str(directory),
+            "register the training again",
+        )
+    return directory
+
+
+def _holds(directory: Path, digest: str) -> bool:
+    """Whether the directory holds exactly the model of this digest."""
     try:
         checkpoint.verify(directory)
     except checkpoint.CheckpointError:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with _mlflow_errors(config.name):
-            uri = f"models:/{config.name}/{version.version}/artifacts/model"
-            fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(directory.with_suffix(".partial"))))
-        fetched.rename(directory)
-        shutil.rmtree(directory.with_suffix(".partial"), ignore_errors=True)
-        checkpoint.verify(directory)
-    return directory
+        return False
+    return bool(checkpoint.digest(directory) == digest)
 
 
 def _experiment(client: MlflowClient, config: RunConfig) -> str:

@@ -25,14 +25,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pipeline import features, keys, shards
 from pipeline.cluster import own_error, ray_session
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, DataError, InfrastructureError
+from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
 from pipeline.progress import Stage
 from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
-from pipeline.worker import Job, Metrics, Progress, rows
+from pipeline.worker import STORY, Job, Metrics, Progress, rows
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
@@ -47,8 +47,8 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
     Raises DataError if there is nothing to learn from, InfrastructureError if workers cannot be had or keep dying.
     """
     with Stage("train") as stage:
-        key = keys.training(config, ingested.digest)
-        directory = config.root / "training" / key[:16]
+        key = keys.training(config, ingested.key)
+        directory = keys.training_folder(config, key)
         if (done := finished(directory)) is not None:
             stage.update(f"unchanged, the training {key[:16]} stands")
             return done
@@ -56,10 +56,10 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
             directory.mkdir(parents=True, exist_ok=True)
         job = _prepare(config, ingested, directory)
         run = TrainingRun.open(config, key=key, dataset=ingested)
-        with run, ray_session(config.cluster, workers=config.train.num_workers, log=config.root / "logs" / "ray.log"):
+        with run, ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
             progress, evaluation = _fit(config, job, stage, run)
-        run.finish(evaluation, directory / "model", history=progress.history)
-        return _record(config, ingested, key, directory, progress, evaluation, run.id)
+        run.finish(evaluation, directory / "model" / STORY, step=progress.epoch)
+        return _record(key, ingested, directory, evaluation, mlflow_run=run.id)
 
 
 def finished(directory: Path) -> Trained | None:
@@ -67,14 +67,14 @@ def finished(directory: Path) -> Trained | None:
     try:
         facts = json.loads((directory / "trained.json").read_text())
         checkpoint.verify(directory / "model")
-    except (OSError, ValueError):
+        return Trained(**{**facts, "new": False})
+    except (OSError, ValueError, TypeError):
         return None
-    return Trained(**{**facts, "new": False})
 
 
 def latest(config: RunConfig, ingested: Ingested) -> Trained:
     """The finished training of this config on this dataset. Raises ConfigError if there is none."""
-    done = finished(config.root / "training" / keys.training(config, ingested.digest)[:16])
+    done = finished(keys.training_folder(config, keys.training(config, ingested.key)))
     if done is None:
         raise ConfigError("this config was not trained on the newest dataset", cure="run `latentpipe train` first")
     return done
@@ -147,10 +147,16 @@ def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[P
             for metrics in _pinned(board, future):
                 run.log(metrics)
                 stage.update(_line(metrics[-1], settings.epochs))
+            outcome = future.result().return_value
+        except (TrainingFailedError, RayError) as error:
+            raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
         except BaseException:
             ray.shutdown()  # ends the workers, and so the thread that waits for them
             raise
-        return _result(future)
+    if isinstance(outcome, LatentpipeError):
+        raise outcome
+    progress, evaluation = outcome
+    return progress, evaluation
 
 
 def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
@@ -160,14 +166,6 @@ def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
             future.exception(timeout=POLL_S)
         if metrics := ray.get(board.take.remote()):
             yield metrics
-
-
-def _result(future: Future[Any]) -> tuple[Progress, Evaluation]:
-    try:
-        progress, evaluation = future.result().return_value
-    except (TrainingFailedError, RayError) as error:
-        raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
-    return progress, evaluation
 
 
 def _check_resources(resources: dict[str, int], workers: int) -> None:
@@ -189,35 +187,28 @@ def _line(metrics: Metrics, epochs: int) -> str:
     )
 
 
-def _record(  # noqa: PLR0917
-    config: RunConfig,
-    ingested: Ingested,
-    key: str,
-    directory: Path,
-    progress: Progress,
-    evaluation: Evaluation,
-    mlflow_run: str,
-) -> Trained:
+def _record(key: str, ingested: Ingested, directory: Path, evaluation: Evaluation, *, mlflow_run: str) -> Trained:
+    """The facts of a training that is done, written last: they are what makes it so."""
+    story = json.loads((directory / "model" / STORY).read_text())
     trained = Trained(
         key=key,
         model=str(directory / "model"),
         digest=checkpoint.digest(directory / "model"),
         mlflow_run=mlflow_run,
         dataset=ingested.snapshot,
-        epochs=progress.epoch,
-        best_epoch=progress.best_epoch,
-        train_rows=ingested.rows - evaluation.rows,
-        test_rows=evaluation.rows,
+        epochs=story["epoch"],
+        best_epoch=story["best_epoch"],
+        train_rows=story["rows"]["train"],
+        test_rows=story["rows"]["test"],
         elbo=evaluation.elbo,
         log_likelihood=evaluation.log_likelihood,
         kl=evaluation.kl,
         active_units=evaluation.active_units,
-        latent=config.model.latent,
+        latent=len(evaluation.kl_per_latent),
         verdict=evaluation.verdict,
-        rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in progress.history),
+        rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in story["history"]),
         new=True,
     )
-    (directory / "history.json").write_text(json.dumps(progress.history))
     partial = directory / "trained.partial"
     partial.write_text(json.dumps(asdict(trained), indent=1))
     partial.rename(directory / "trained.json")

@@ -33,7 +33,11 @@ from vae.model import VAE
 
 CHECKPOINT_EVERY_S: Final = 5.0
 BEST, STATE, PROGRESS = "best.safetensors", "state.pt", "progress.json"
+STORY: Final = "training.json"
+"""Beside the model: rows of each split, the metrics of each epoch, the evaluation on the test rows."""
+SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
 CPU: Final = torch.device("cpu")
+_INT64: Final = (1 << 63) - 1
 Metrics = dict[str, float]
 
 
@@ -172,6 +176,7 @@ class _Trainer:
         loss = self._learn()
         seconds = time.monotonic() - started
         judged = self.judge(shards.VALIDATION)
+        self._finite(judged.elbo, "validation bound")
         progress, rows = self.progress, len(self.splits[shards.TRAIN])
         progress.epoch += 1
         metrics = {
@@ -194,12 +199,15 @@ class _Trainer:
         """The best weights, judged on the test rows; rank 0 writes them down."""
         self.model.load_state_dict(self.best)
         evaluation = self.judge(shards.TEST)
+        self._finite(evaluation.elbo, "bound on the test rows")
         if self.place.rank == 0:
             partial = self.job.path / "model.partial"
             shutil.rmtree(partial, ignore_errors=True)
             checkpoint.save(self.model, partial)
             Features.load(self.job.path).save(partial)
-            (partial / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1))
+            rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
+            story = {"rows": rows, **asdict(self.progress), "evaluation": asdict(evaluation)}
+            (partial / STORY).write_text(json.dumps(story, indent=1))
             checkpoint.seal(partial)
             shutil.rmtree(self.job.path / "model", ignore_errors=True)
             partial.rename(self.job.path / "model")
@@ -217,7 +225,7 @@ class _Trainer:
 
     def _learn(self) -> float:
         train, place, rows = self.job.train, self.place, self.splits[shards.TRAIN]
-        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch)
+        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
         order = shards.epoch(
             len(rows),
             batch_rows=train.batch_rows,
@@ -235,13 +243,16 @@ class _Trainer:
             batch = rows.take(torch.from_numpy(index))
             loss += fit.step(self.replica, self.adam, *batch, noise, share=share, beta=train.beta)
             done += size
-        total = float(place.total(loss))
-        if not np.isfinite(total):
+        return self._finite(float(place.total(loss)), "training loss")
+
+    def _finite(self, value: float, what: str) -> float:
+        """The value. Raises DataError, the same on every rank, if it is none."""
+        if not np.isfinite(value):
             raise DataError(
-                f"the training loss became {total} in epoch {self.progress.epoch + 1}",
+                f"the {what} became {value} in epoch {self.progress.epoch + 1}",
                 cure="lower train.learning_rate, or look for extreme values among the features",
             )
-        return total
+        return value
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Standard normal noise of a whole global batch, the same on every rank."""
@@ -259,6 +270,7 @@ class _Trainer:
         torch.save(self.adam.state_dict(), partial / STATE)
         (partial / PROGRESS).write_text(json.dumps(asdict(self.progress)))
         checkpoint.seal(partial)
+        shutil.rmtree(final, ignore_errors=True)  # a torn one, passed over by `_resume`
         partial.rename(final)
         for older in sorted(final.parent.glob("epoch-?????"))[:-2]:
             shutil.rmtree(older)

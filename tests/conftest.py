@@ -33,7 +33,7 @@ def ray_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from pipeline.cluster import ray_session
     from pipeline.config import Cluster
 
-    with ray_session(Cluster(), workers=2, log=tmp_path_factory.mktemp("ray") / "ray.log"):
+    with ray_session(Cluster(), cpus=2, log=tmp_path_factory.mktemp("ray") / "ray.log"):
         yield
 
 

@@ -7,6 +7,7 @@ turned into figures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -94,6 +95,12 @@ class Evaluation:
     log_likelihood_per_column: dict[str, float]
     error_per_column: dict[str, float]
     """RMSE in original units (Gaussian) or share of wrong cells (the others), from z = E[z | x]."""
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Evaluation:
+        """Back from `dataclasses.asdict` and JSON."""
+        tuples = {name: tuple(plain[name]) for name in ("kl_per_latent", "variance_per_latent")}
+        return cls(**{**plain, **tuples})
 
     @property
     def verdict(self) -> str:

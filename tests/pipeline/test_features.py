@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ from pipeline.schema import arrow_type
 from vae.config import LikelihoodName
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
-ODD_NAMES = ("Rome", "", " ", "日本", "é", "e\u0301", "<script>alert(1)</script>", '"; DROP TABLE x; --', "a\nb\t\x00c", "😀")
+ODD_NAMES = (
+    "Rome",
+    "",
+    " ",
+    "日本",
+    "é",
+    "e\u0301",
+    "<script>alert(1)</script>",
+    '"; DROP TABLE x; --',
+    "a\nb\t\x00c",
+    "😀",
+)
 INTEGERS = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
@@ -140,7 +152,12 @@ def test_bools_come_back_exactly(flags: list[bool]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "values"),
-    [("int64", [3, -(2**63), 2**63 - 1]), ("uint64", [2**64 - 1, 0]), ("float64", [0.1, -1e300]), ("float32", [0.5, 2.0])],
+    [
+        ("int64", [3, -(2**63), 2**63 - 1]),
+        ("uint64", [2**64 - 1, 0]),
+        ("float64", [0.1, -1e300]),
+        ("float32", [0.5, 2.0]),
+    ],
 )
 def test_categories_of_numbers_come_back_exactly(kind: str, values: list[Any], tmp_path: Path) -> None:
     """Numbers as categories are never computed with; they survive `features.json`."""
@@ -210,7 +227,7 @@ def test_many_batches_fit_like_one(numbers: list[float | None], cuts: list[int])
     names = pa.array([None if it is None else f"c{int(it) % 5}" for it in numbers], pa.string())
     whole = batch(x=pa.array(numbers, pa.float64()), c=names)
     edges = [0, *sorted(min(cut, len(numbers)) for cut in cuts), len(numbers)]
-    pieces = [whole.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [whole.slice(a, b - a) for a, b in pairwise(edges)]
     columns = {"x": column("float64", "gaussian"), "c": column("string", "categorical")}
     one, many = features.fit([whole], columns).columns, features.fit(pieces, columns).columns
     assert many[1] == one[1]
@@ -316,7 +333,9 @@ def test_a_missing_column_is_named() -> None:
 
 def test_too_many_values_are_refused_with_the_cure() -> None:
     """Three values are not two; ten thousand categories are the limit."""
-    with pytest.raises(DataError, match=r"column 'x' has more than 2 distinct values \('a', 'b', 'c', \.\.\.\)\n  cure: a"):
+    with pytest.raises(
+        DataError, match=r"column 'x' has more than 2 distinct values \('a', 'b', 'c', \.\.\.\)\n  cure: a"
+    ):
         fitted(pa.array(["a", "b", "c"]), "string", "bernoulli")
     with pytest.raises(DataError, match=r"column 'x' has more than 10,000 distinct values"):
         fitted(pa.array(range(10_001)), "int64", "categorical")

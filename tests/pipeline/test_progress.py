@@ -63,7 +63,9 @@ def test_on_a_terminal_there_is_one_live_line() -> None:
     assert written.endswith("\n")
 
 
-def test_a_plain_line_comes_every_few_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_line_comes_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A log is not flooded, and not silent either."""
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.05)
     with Stage("train") as stage:
@@ -80,9 +82,14 @@ def test_a_plain_line_comes_every_few_seconds(capsys: pytest.CaptureFixture[str]
 
 def test_a_stage_that_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """`stopped`, with how far it was; the error passes through."""
-    with pytest.raises(ZeroDivisionError), Stage("ingest") as stage:
-        stage.update("3 rows")
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with Stage("ingest") as stage:
+            stage.update("3 rows")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert capsys.readouterr().err == "ingest    stopped in 0.0 s | 3 rows\n"
 
 

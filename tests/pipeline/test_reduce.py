@@ -120,16 +120,20 @@ def encoded(folder: Path, codes: Codes, *, ids: list[Any], files: int = 3) -> En
         snapshot = storage.publish(root, directory, parts, facts)
     return Encoded(
         snapshot=str(snapshot.directory),
+        key="k",
         digest=snapshot.digest,
         rows=len(codes),
+        quarantined=0,
+        files=files,
+        bytes=0,
         latent=latent,
-        model_version="1",
+        model="small/1",
         new=True,
     )
 
 
 def test_reduce_writes_each_rows_coordinates_once(tmp_path: Path) -> None:
-    """File by file beside the codes: id and coordinates; the components are in the manifest; a second time is no work."""
+    """File by file: id and coordinates; the components are in the manifest; a second time is no work."""
     codes, ids = drawn(90), [f"row {i}" for i in range(90)]
     run, source = config.parse(small_settings(tmp_path)), encoded(tmp_path, codes, ids=ids)
     with pytest.raises(DataError, match=r"these latents were not reduced\n  cure: run `latentpipe reduce` first"):

@@ -16,9 +16,7 @@ SHAPES = {"rows": st.integers(0, 300), "batch_rows": st.integers(1, 70), "seed":
 
 def global_order(rows: int, batch_rows: int, seed: int, epoch: int, world_size: int) -> list[list[int]]:
     """Each global batch, put together from what every rank holds and where."""
-    batches: list[list[int]] = [
-        [-1] * min(batch_rows, rows - start) for start in range(0, rows, batch_rows)
-    ]
+    batches: list[list[int]] = [[-1] * min(batch_rows, rows - start) for start in range(0, rows, batch_rows)]
     for rank in range(world_size):
         steps = list(
             shards.epoch(rows, batch_rows=batch_rows, seed=seed, epoch=epoch, world_size=world_size, rank=rank)
@@ -52,7 +50,8 @@ def test_the_order_depends_on_seed_and_epoch() -> None:
 def test_a_rank_without_rows_keeps_its_steps() -> None:
     """A last batch of one row: four ranks, one of them with work, none with fewer steps."""
     last = [
-        list(shards.epoch(9, batch_rows=8, seed=0, epoch=0, world_size=4, rank=rank))[-1][0].tolist() for rank in range(4)
+        list(shards.epoch(9, batch_rows=8, seed=0, epoch=0, world_size=4, rank=rank))[-1][0].tolist()
+        for rank in range(4)
     ]
     assert [len(it) for it in last] == [1, 0, 0, 0]
 
@@ -115,7 +114,11 @@ def test_the_hash_is_the_published_one() -> None:
     """SplitMix64's first outputs from seed 0, so that a split is the same on every machine for ever."""
     golden = 0x9E3779B97F4A7C15
     states = pa.array([0, golden, 2 * golden % 2**64], pa.uint64())
-    assert [hex(it) for it in shards.hashes(states)] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
+    assert [hex(it) for it in shards.hashes(states)] == [
+        "0xe220a8397b1dcdaf",
+        "0x6e789e6aa1b965f4",
+        "0x6c45d188009454f",
+    ]
     assert shards.hashes(pa.array([5], pa.int8())) == shards.hashes(pa.array([5], pa.int64()))
 
 

@@ -72,22 +72,33 @@ def test_an_attempt_leaves_nothing(tmp_path: Path) -> None:
     """On success, on error: the directory is gone, and so are its parents."""
     published(tmp_path, "k", 1)
     assert sorted(it.name for it in tmp_path.iterdir()) == ["_latest.json", "v000001"]
-    with pytest.raises(ZeroDivisionError), storage.attempt(tmp_path / "new", "k") as directory:
-        (directory / "deep").mkdir()
-        (directory / "deep/file").write_text("x")
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with storage.attempt(tmp_path / "new", "k") as directory:
+            (directory / "deep").mkdir()
+            (directory / "deep/file").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_publishing_is_all_or_nothing(tmp_path: Path) -> None:
     """A try that breaks off after its files are written leaves no snapshot, and the next one is not hindered."""
-    with pytest.raises(RuntimeError, match="half way"), storage.attempt(tmp_path, "k") as directory:
-        storage.write(directory, "part-00000.parquet", [numbers(1)], schema=SCHEMA)
-        raise RuntimeError("half way")
-    with pytest.raises(InfrastructureError), storage.attempt(tmp_path, "k") as directory:
-        part = storage.write(directory, "part-00000.parquet", [numbers(1)], schema=SCHEMA)
-        (directory / part.staged).unlink()
-        storage.publish(tmp_path, directory, [part], {"run_key": "k"})
+
+    def breaks_off(error: Exception | None) -> None:
+        with storage.attempt(tmp_path, "k") as directory:
+            parts = [storage.write(directory, f"part-{i}.parquet", [numbers(i)], schema=SCHEMA) for i in range(2)]
+            if error is not None:
+                raise error
+            (directory / parts[1].staged).unlink()
+            storage.publish(tmp_path, directory, parts, {"run_key": "k"})
+
+    with pytest.raises(RuntimeError, match="half way"):
+        breaks_off(RuntimeError("half way"))
+    with pytest.raises(InfrastructureError, match="cannot write: No such file"):
+        breaks_off(None)
     assert snapshots.versions(tmp_path) == []
     assert_complete(published(tmp_path, "k", 1))
 
@@ -173,7 +184,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
     """By its directory and the reason."""
     (tmp_path / "v000001").mkdir()
     (tmp_path / "v000001/_manifest.json").write_text("{")
-    with pytest.raises(DataError, match="v000001: not a snapshot: _manifest.json is missing or broken"):
+    with pytest.raises(DataError, match=r"v000001: not a snapshot: _manifest.json is missing or broken"):
         _ = Snapshot(tmp_path / "v000001").manifest
 
 
@@ -200,7 +211,15 @@ def coded(rows: int) -> pa.RecordBatch:
     vectors = pa.FixedSizeListArray.from_arrays(flat, type=latents.vector(4))
     recon = pa.array([{"x": i / 7, "v": [i, i], "city": f"c{i % 3}"} for i in range(rows)], LATENTS.field("recon").type)
     ids, model = pa.array([f"r{i}" for i in range(rows)]), pa.array(["1"] * rows)
-    arrays = [ids, vectors, vectors, recon, model, pa.array([0.5] * rows, pa.float32()), pa.array([1] * rows, pa.int8())]
+    arrays = [
+        ids,
+        vectors,
+        vectors,
+        recon,
+        model,
+        pa.array([0.5] * rows, pa.float32()),
+        pa.array([1] * rows, pa.int8()),
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=LATENTS)
 
 
