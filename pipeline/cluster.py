@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+KNOCK_S = 10
 LOGGERS = ("ray", "ray._private", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 
@@ -52,11 +54,19 @@ def _start(cluster: Cluster, cpus: int) -> None:
     import ray
 
     try:
+        _knock(cluster.address)
         with _signals_kept():
             ray.init(**_options(cluster, cpus))
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = cluster.address or "embedded Ray"
         raise InfrastructureError(f"Ray does not answer: {error}", where, "see `latentpipe doctor`") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port; Ray itself would go on trying for minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def own_error(error: BaseException, *, cure: str) -> InfrastructureError:

@@ -230,7 +230,7 @@ class _Tally:
                 cure="mend them, or give the column the role 'passthrough'",
             )
         deviation = math.sqrt(self.squares / max(self.count, 1))
-        constant = deviation <= 1e-12 * abs(self.mean)
+        constant = deviation <= 1e-12 * self.largest
         return 1.0 if constant else deviation
 
     def _rates(self) -> tuple[float, ...]:

@@ -88,7 +88,7 @@ class Intake:
             row = 0
             for block in sources.blocks(path, self.config.data):
                 yield self._typed(block, path, row)
-                row += len(block.batch)
+                row += len(block)
                 self.stage.count(self.rows_in, 0)
 
     @property
@@ -122,16 +122,17 @@ class Intake:
         return [write(directory, QUARANTINE, [rows], schema=_QUARANTINE_SCHEMA)]
 
     def _typed(self, block: sources.Block, path: Path, row: int) -> pa.RecordBatch:
-        batch, config, first = block.batch, self.config, self.rows_in
-        self.rows_in += len(batch) + len(block.ragged)
-        self._reject([_ragged(path, number, text) for number, text in block.ragged])
+        batch, config, positions = block.batch, self.config, block.positions(row)
+        self._reject([_ragged(path, position, text) for position, text in block.ragged])
         if not config.role("id"):
             if config.id_column in batch.schema.names:
                 raise DataError(f"has a column {config.id_column!r}", str(path), "declare it, with role = 'id'")
-            numbers = pa.array(range(first, first + len(batch)), pa.int64())
-            batch = batch.append_column(config.id_column, numbers)
+            batch = batch.append_column(config.id_column, pa.array(positions - row + self.rows_in))
+        self.rows_in += len(block)
         kept = {name: config.columns.get(name, ROW_ID_COLUMN) for name in table_schema(config).names}
-        typed, rejected = apply(batch, kept, file=str(path), first_row=row, nan_is_missing=config.data.nan_is_missing)
+        typed, rejected = apply(
+            batch, kept, file=str(path), positions=positions, nan_is_missing=config.data.nan_is_missing
+        )
         self._reject(rejected)
         self.ids.append(typed.column(config.id_column))
         for name in config.role("feature"):
@@ -192,8 +193,8 @@ def _manifest(config: RunConfig, run_key: str, inputs: list[dict[str, Any]], int
     }
 
 
-def _ragged(path: Path, number: int, text: str) -> Rejected:
-    return Rejected(file=str(path), row=number, column="", rule="wrong number of cells", value=text[:60])
+def _ragged(path: Path, position: int, text: str) -> Rejected:
+    return Rejected(file=str(path), row=position, column="", rule="wrong number of cells", value=text[:60])
 
 
 def _describe(it: Rejected) -> str:

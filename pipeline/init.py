@@ -26,6 +26,8 @@ NULL_TOKENS: Final = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null",
 DELIMITERS: Final = ",;\t|"
 TEXT_TYPES: Final = (pa.int64(), pa.float64(), pa.bool_())
 MAX_CATEGORIES: Final = 1000
+COUNTED: Final = 1_000_000
+LEADING_ZERO: Final = r"^[+-]?0\d"
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -36,6 +38,7 @@ def init(uri: str, *, name: str) -> str:
     if rows == 0:
         raise DataError("no rows", uri)
     _choose_id(columns, rows)
+    data = replace(data, nan_is_missing=any(column.nan for column in columns.values()))
     return _toml(name, data, list(columns.values()), rows)
 
 
@@ -47,19 +50,21 @@ class _Survey:
     type: pa.DataType | None = None
     nulls: int = 0
     distinct: set[Any] | None = field(default_factory=set)
-    """None once there are too many to count."""
+    """None for vectors, and once there are more than COUNTED."""
     low: Any = None
     high: Any = None
     unique: bool = True
+    nan: bool = False
     role: str = ""
 
     def add(self, array: pa.Array) -> None:
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        found, array = array.type, array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
         present = array.drop_null()
         self.nulls += len(array) - len(present)
         if not len(present):
             return
-        self.type = _narrowest(present, self.type) if pa.types.is_string(array.type) else array.type
+        self.type = _narrowest(present, self.type) if pa.types.is_string(found) else found
         if pa.types.is_nested(array.type):
             self.distinct, self.unique = None, False
             return
@@ -67,6 +72,9 @@ class _Survey:
         if self.distinct is not None:
             self.unique = self.unique and len(values) == len(present) and self.distinct.isdisjoint(values)
             self.distinct |= set(values)
+            if len(self.distinct) > COUNTED:
+                self.distinct = None
+        self.nan = self.nan or (pa.types.is_floating(present.type) and pc.any(pc.is_nan(present)).as_py())
         self._range(present)
 
     def _range(self, present: pa.Array) -> None:
@@ -105,10 +113,14 @@ class _Survey:
             settings["likelihood"] = self.likelihood
         else:
             settings["role"] = "passthrough" if self.known and not self.constant else "ignore"
-        if self.nulls and settings.get("role") != "id":
+        if (self.nulls or self.nan) and settings.get("role") != "id":
             settings["nullable"] = True
         body = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
-        key = self.name if _BARE.fullmatch(self.name) else json.dumps(self.name, ensure_ascii=False)
+        key = (
+            self.name
+            if _BARE.fullmatch(self.name)
+            else json.dumps(self.name, ensure_ascii=False).replace("\x7f", "\\u007f")
+        )
         return f"{key} = {{ {body} }}  # {self.remark()}"
 
     def remark(self) -> str:
@@ -130,6 +142,8 @@ class _Survey:
 def _narrowest(present: pa.Array, so_far: pa.DataType | None) -> pa.DataType:
     """The first of int64, float64, bool that holds all text seen so far; string otherwise."""
     begun = so_far is None
+    if pc.any(pc.match_substring_regex(present, LEADING_ZERO)).as_py():
+        return pa.string()  # 01234 is a code, not a number
     for kind in TEXT_TYPES:
         begun = begun or kind.equals(so_far)
         if begun and fits(present, kind):
@@ -168,6 +182,7 @@ def _sniffed(data: Data) -> Data:
     if "\n" in text:
         text = text[: text.rindex("\n") + 1]
     delimiter = _delimiter(text, sources.format_of(path, data))
+    csv.field_size_limit(max(csv.field_size_limit(), SNIFFED_BYTES))
     rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
     if not rows:
         return data
@@ -214,7 +229,7 @@ def _null_tokens(data: Data, path: Path) -> tuple[str, ...]:
 
 def default_name(uri: str) -> str:
     """A run's name from its table's."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(uri.removeprefix("sklearn:")).name.split(".")[0]).strip("-")
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(uri.removeprefix("sklearn:")).name.split(".")[0]).strip("-_")
     return stem or "table"
 
 

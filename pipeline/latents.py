@@ -79,6 +79,8 @@ def resolve(location: Path, version: int | None = None) -> Snapshot:
 
 
 def _check(found: pa.Schema, snapshot: Snapshot) -> None:
+    if "latent" not in snapshot.manifest:
+        raise DataError("a snapshot of something else than latents", str(snapshot.directory))
     expected = vector(snapshot.manifest["latent"])
     for name in ("mu", "logvar"):
         if name not in found.names or not found.field(name).type.equals(expected):

@@ -6,7 +6,7 @@ A cell that breaks a rule is never altered; its row is handed back as `Rejected`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,10 +78,13 @@ def apply(
     columns: Mapping[str, ColumnConfig],
     *,
     file: str,
-    first_row: int,
+    positions: Sequence[int] | npt.NDArray[np.int64],
     nan_is_missing: bool = False,
 ) -> tuple[pa.RecordBatch, list[Rejected]]:
-    """Type the declared columns of a batch; hand back the rows that fit and, apart, those that do not."""
+    """Type the declared columns of a batch; hand back the rows that fit and, apart, those that do not.
+
+    `positions` says where each row stands in its file.
+    """
     arrays, reasons = {}, dict[int, Rejected]()
     for name, column in columns.items():
         if name not in batch.schema.names:
@@ -92,8 +95,10 @@ def apply(
         arrays[name], broken = cast(source, kind, nullable=column.nullable, nan_is_missing=nan_is_missing)
         for rule, mask in broken.items():
             for row in np.flatnonzero(mask).tolist():
-                value = str(source[row].as_py())[:VALUE_SHOWN]
-                reasons.setdefault(row, Rejected(file=file, row=first_row + row, column=name, rule=rule, value=value))
+                value = _shown(source[row])
+                reasons.setdefault(
+                    row, Rejected(file=file, row=int(positions[row]), column=name, rule=rule, value=value)
+                )
     typed = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
     if reasons:
         keep = np.ones(len(batch), dtype=bool)
@@ -106,27 +111,88 @@ def cast(
     array: pa.Array, kind: pa.DataType, *, nullable: bool, nan_is_missing: bool = False
 ) -> tuple[pa.Array, dict[str, Mask]]:
     """The array as `kind`, and for each broken rule the rows that break it."""
+    array = _plain(array)
     unfit = np.zeros(len(array), dtype=bool)
-    try:
-        typed = array.cast(kind)
-    except CASTING:
+    typed = _cast(array, kind)
+    if typed is None:
         unfit = _unfit(array, kind)
         typed = _fitting(array, unfit, kind)
-    if nan_is_missing and pa.types.is_floating(kind):
-        typed = pc.if_else(pc.is_nan(typed), pa.scalar(None, kind), typed)
-    missing = np.zeros(len(array), dtype=bool) if nullable else _mask(pc.is_null(typed)) & ~unfit
+    if nan_is_missing:
+        typed = _without_nan(typed)
+    missing = np.zeros(len(array), dtype=bool) if nullable else _missing(typed) & ~unfit
+    typed = _filled(typed)
     rules = {f"not {kind}": unfit, "missing": missing, "not finite": _not_finite(typed)}
     return typed, {rule: mask for rule, mask in rules.items() if mask.any()}
 
 
 def _plain(array: pa.Array) -> pa.Array:
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.string())
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """The array as `kind`; None if a value has no way there, or would be another value there."""
+    number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if number and pa.types.is_boolean(kind):
+        zero_or_one = pc.is_in(array.drop_null().cast(pa.float64(), safe=False), pa.array([0.0, 1.0]))
+        if not pc.all(zero_or_one, min_count=0).as_py():
+            return None
+    try:
+        typed = array.cast(kind)
+        if pa.types.is_string(kind):
+            typed.validate(full=True)
+    except CASTING:
+        return None
+    return typed
+
+
+def _without_nan(array: pa.Array) -> pa.Array:
+    if pa.types.is_floating(array.type):
+        return pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    if pa.types.is_fixed_size_list(array.type) and pa.types.is_floating(array.type.value_type):
+        present = array.drop_null()
+        clean = pa.FixedSizeListArray.from_arrays(_without_nan(present.flatten()), type=array.type)
+        row = np.cumsum(_mask(pc.is_valid(array))) - 1
+        return clean.take(pa.array(row, mask=_mask(pc.is_null(array))))
+    return array
+
+
+def _filled(array: pa.Array) -> pa.Array:
+    """A missing vector as a vector of missing numbers: pyarrow < 26 cannot read the former (apache/arrow#35692)."""
+    if not pa.types.is_fixed_size_list(array.type) or array.null_count == 0:
+        return array
+    width = array.type.list_size
+    index = np.full((len(array), width), -1, dtype=np.int64)
+    present = _mask(pc.is_valid(array))
+    index[present] = np.arange(present.sum() * width).reshape(-1, width)
+    elements = array.flatten().take(pa.array(index.ravel(), mask=index.ravel() < 0))
+    return pa.FixedSizeListArray.from_arrays(elements, type=array.type)
+
+
+def _missing(array: pa.Array) -> Mask:
+    """Which rows are null, or hold one."""
+    missing = _mask(pc.is_null(array)).copy()
+    if pa.types.is_fixed_size_list(array.type):
+        missing[~missing] = _mask(pc.is_null(array.flatten())).reshape(-1, array.type.list_size).any(axis=1)
+    return missing
+
+
+def _shown(value: pa.Scalar) -> str:
+    if pa.types.is_string(value.type) and value.is_valid:
+        return str(value.as_buffer().to_pybytes().decode(errors="replace"))[:VALUE_SHOWN]
+    return str(value.as_py())[:VALUE_SHOWN]
 
 
 def _unfit(array: pa.Array, kind: pa.DataType) -> Mask:
     """Which rows cannot be cast: only called once the cast of all failed, so it may go value by distinct value."""
-    distinct = array if pa.types.is_nested(array.type) else array.unique()
-    verdicts = np.array([value.is_valid and not fits(distinct[i : i + 1], kind) for i, value in enumerate(distinct)])
+    try:
+        distinct = array if pa.types.is_nested(array.type) else array.unique()
+    except pa.ArrowNotImplementedError:
+        distinct = array
+    # `take`, not a slice: casting a slice of lists casts the elements of its neighbours too
+    alone = (distinct.take(pa.array([i])) for i in range(len(distinct)))
+    verdicts = np.array([it.null_count == 0 and not fits(it, kind) for it in alone], dtype=bool)
     if distinct is array:
         return verdicts
     return _mask(pc.is_in(array, distinct.filter(pa.array(verdicts))))
@@ -141,11 +207,7 @@ def _fitting(array: pa.Array, unfit: Mask, kind: pa.DataType) -> pa.Array:
 
 def fits(array: pa.Array, kind: pa.DataType) -> bool:
     """Whether every value can be cast, nothing lost."""
-    try:
-        array.cast(kind)
-    except CASTING:
-        return False
-    return True
+    return _cast(array, kind) is not None
 
 
 def _not_finite(array: pa.Array) -> Mask:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -36,11 +37,18 @@ BATCH_ROWS: Final = 65_536
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of one file, as found."""
+    """Some neighbouring rows of one file, as found."""
 
     batch: pa.RecordBatch
     ragged: tuple[tuple[int, str], ...] = ()
-    """CSV lines with too many or too few cells: line number (0 if unknown) and text."""
+    """CSV rows with too many or too few cells: position among the file's rows, and text. They are not in `batch`."""
+
+    def __len__(self) -> int:
+        return len(self.batch) + len(self.ragged)
+
+    def positions(self, first: int) -> npt.NDArray[np.int64]:
+        """Where the batch's rows stand in the file, if the block begins at row `first`."""
+        return np.setdiff1d(np.arange(first, first + len(self)), [row for row, _ in self.ragged])
 
 
 def files(data: Data, *, workspace: Path) -> list[Path]:
@@ -51,10 +59,16 @@ def files(data: Data, *, workspace: Path) -> list[Path]:
     if path.is_file():
         return [path]
     found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    listed = sorted(it for it in found if it.is_file() and it.name[0] not in "._")
+    base = path if path.is_dir() else path.parent
+    listed = sorted(it for it in found if it.is_file() and not _hidden(it, base))
     if not listed:
         raise DataError("no such file, folder or match", str(path), "check data.uri")
     return listed
+
+
+def _hidden(path: Path, base: Path) -> bool:
+    below = path.relative_to(base).parts if path.is_relative_to(base) else (path.name,)
+    return any(part[0] in "._" for part in below)
 
 
 def digest(path: Path) -> dict[str, str | int]:
@@ -105,7 +119,7 @@ def _csv(path: Path, data: Data) -> Iterator[Block]:
     ragged: list[tuple[int, str]] = []
 
     def set_aside(row: csv.InvalidRow) -> str:
-        ragged.append((row.number or 0, row.text))
+        ragged.append(((row.number or 1) - 1 - int(data.header), row.text))
         return "skip"
 
     delimiter = "\t" if format_of(path, data) == "tsv" else data.delimiter

@@ -53,7 +53,7 @@ def attempt(root: Path, run_key: str) -> Iterator[Path]:
     """A fresh directory for one try at a snapshot; gone afterwards, whatever happened."""
     directory = root / "_attempts" / run_key[:16] / uuid.uuid4().hex
     with storage_errors(directory):
-        directory.mkdir(parents=True)
+        _make(directory)
     try:
         yield directory
     finally:
@@ -140,10 +140,12 @@ def publish(root: Path, directory: Path, parts: Sequence[Part], manifest: Mappin
             (staged / part.path).parent.mkdir(parents=True, exist_ok=True)
             os.rename(directory / part.staged, staged / part.path)
         for _ in range(COMMIT_TRIES):
+            version = next_version(root)  # before `latest`: whoever commits after this line makes the rename fail
             newest = latest(root)
             if newest is not None and newest.key == manifest["run_key"] and newest.whole:
                 return newest
-            if (snapshot := _commit(root, staged, parts, {**manifest, "previous": _name(newest)})) is not None:
+            facts = {**manifest, "version": version, "previous": _name(newest)}
+            if (snapshot := _commit(root, staged, parts, facts)) is not None:
                 _point(root, snapshot)
                 return snapshot
     raise CommitConflict(f"other runs took {COMMIT_TRIES} versions in a row", str(root), "run again when they are done")
@@ -155,13 +157,12 @@ def _name(snapshot: Snapshot | None) -> str | None:
 
 def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
     """Try the next version; None if somebody else took it in the meantime."""
-    version = next_version(root)
     files, aside = _listed(parts, aside=False), _listed(parts, aside=True)
-    facts = {**manifest, "version": version, "files": files, "quarantine": aside}
+    facts = {**manifest, "files": files, "quarantine": aside}
     (staged / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True))
     for path in (staged / MANIFEST, staged):
         _sync(path)
-    target = root / directory_name(version)
+    target = root / directory_name(manifest["version"])
     try:
         os.rename(staged, target)
     except OSError as error:
@@ -230,6 +231,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make(directory: Path) -> None:
+    """With its parents, which another try that ends may be taking away at this moment."""
+    for _ in range(COMMIT_TRIES):
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir()
+        except (FileNotFoundError, FileExistsError):
+            continue
+        return
+    directory.mkdir(parents=True)
 
 
 def _remove_empty(*directories: Path) -> None:

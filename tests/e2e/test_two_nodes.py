@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -59,26 +60,34 @@ def node(log: Path, *arguments: str) -> Iterator[None]:
             process.wait(timeout=15)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def nodes(address: str) -> str:
     """CPUs of each node, as a driver sees them."""
     ended = subprocess.run([sys.executable, "-c", NODES, address], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
+
+
+def said(log: Path, pattern: str, *, timeout_s: float = 60) -> str:
+    """The first match of the pattern in the log, once it is there."""
+    deadline = time.monotonic() + timeout_s
+    while (match := re.search(pattern, log.read_text())) is None:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    return match[1]
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """A cluster of two nodes with one CPU each."""
-    found = f"127.0.0.1:{free_port()}"
-    head = ("--head", f"--port={found.partition(':')[2]}", "--node-ip-address=127.0.0.1", "--include-dashboard=false")
-    with node(tmp_path / "head.log", *head):
-        deadline = time.monotonic() + 60
-        while nodes(found) != "[1]":
-            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
-        with node(tmp_path / "second.log", f"--address={found}", "--node-ip-address=127.0.0.1"):
-            while nodes(found) != "[1, 1]":
-                assert time.monotonic() < deadline, (tmp_path / "second.log").read_text()
+    head, second = tmp_path / "head.log", tmp_path / "second.log"
+    with node(head, "--head", f"--port={free_port()}", "--include-dashboard=false"):
+        found = said(head, r"--address='([\d.:]+)'")
+        with node(second, f"--address={found}"):
+            said(second, r"(Ray runtime started)")
+            assert nodes(found) == "[1, 1]"
             yield found
 
 

@@ -141,6 +141,8 @@ def test_naughty_names_survive(shared_data: Path, tmp_path: Path) -> None:
         (["1", "2", "x"], "string", "categorical"),
         (["9223372036854775808", "1", "2"], "float64", "gaussian"),
         (["2024-01-01", "2024-01-02", "2024-01-03"], "string", "categorical"),
+        (["01234", "99", "7"], "string", "categorical"),
+        (["0", "-0.5", "0.25"], "float64", "gaussian"),
     ],
 )
 def test_text_gets_the_narrowest_type_that_holds_all_of_it(
@@ -300,3 +302,13 @@ def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
         init(str(csv(tmp_path, "a,b\n")), name="t")
     with pytest.raises(DataError, match="the file is empty"):
         init(str(csv(tmp_path, "")), name="t")
+
+
+def test_nan_in_a_typed_table_is_declared_as_missing(tmp_path: Path) -> None:
+    """The written TOML is one that `ingest` accepts, NaN and all."""
+    path = tmp_path / "typed.parquet"
+    pq.write_table(pa.table({"x": [1.0, float("nan"), 3.0], "y": [1.5, 2.5, 3.5]}), path)
+    settings = written(path)
+    assert settings["data"]["nan_is_missing"] is True
+    assert settings["columns"]["x"]["nullable"] is True
+    assert accepted(settings, tmp_path).rows == 3

@@ -164,7 +164,10 @@ def test_text_that_is_no_utf8_is_no_string() -> None:
         pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes()), pa.py_buffer(b"a\xff")]
     )
     typed, rejected = schema.apply(
-        pa.RecordBatch.from_arrays([bad], names=["s"]), {"s": passthrough("string")}, file="f", first_row=0
+        pa.RecordBatch.from_arrays([bad], names=["s"]),
+        {"s": passthrough("string")},
+        file="f",
+        positions=range(0, 10_000),
     )
     assert typed.column("s").to_pylist() == ["a"]
     assert [(it.row, it.rule) for it in rejected] == [(1, "not string")]
@@ -207,7 +210,8 @@ def test_storage_does_not_matter(cells: list[str | None], kind: str, nullable: b
     slice_of = pa.array(["padding", *cells, "padding"]).slice(1, len(cells))
     stored = [plain, plain.dictionary_encode(), plain.cast(pa.large_string()), slice_of]
     results = [
-        schema.apply(pa.RecordBatch.from_arrays([it], names=["x"]), columns, file="f", first_row=0) for it in stored
+        schema.apply(pa.RecordBatch.from_arrays([it], names=["x"]), columns, file="f", positions=range(0, 10_000))
+        for it in stored
     ]
     (first, rejected), *others = results
     for source, (other, also) in zip(stored[1:], others, strict=True):
@@ -235,7 +239,9 @@ def test_kept_and_rejected_are_all_rows_once(
     arrays = [pa.array([row[i] for row in rows], pa.string()) for i in range(2)]
     batch = pa.RecordBatch.from_arrays([*arrays, pa.array(range(len(rows)))], names=[*names, "n"])
     columns = {name: passthrough(kind, nullable=nullable) for name, kind in zip(names, kinds, strict=True)}
-    kept, rejected = schema.apply(batch, {**columns, "n": passthrough("int64")}, file="f.csv", first_row=100)
+    kept, rejected = schema.apply(
+        batch, {**columns, "n": passthrough("int64")}, file="f.csv", positions=range(100, 10_000)
+    )
     numbers, refused = kept.column("n").to_pylist(), [it.row - 100 for it in rejected]
     assert sorted(numbers + refused) == list(range(len(rows)))
     assert numbers == sorted(numbers)
@@ -253,7 +259,7 @@ def test_a_rejected_row_says_where_and_why() -> None:
     """File, position in the file, column, rule and the value, shortened; the first broken column of a row counts."""
     batch = pa.RecordBatch.from_pydict({"a": ["1", "long" * 50], "b": ["y", "z"]})
     columns = {"a": passthrough("int64"), "b": passthrough("int64")}
-    kept, rejected = schema.apply(batch, columns, file="in.csv", first_row=10)
+    kept, rejected = schema.apply(batch, columns, file="in.csv", positions=range(10, 10_000))
     assert kept.num_rows == 0
     assert rejected == [
         schema.Rejected(file="in.csv", row=10, column="b", rule="not int64", value="y"),
@@ -264,8 +270,10 @@ def test_a_rejected_row_says_where_and_why() -> None:
 def test_columns_are_matched_by_name_alone() -> None:
     """Another order or more columns change nothing; a missing one is named with those there are."""
     batch = pa.RecordBatch.from_pydict({"extra": [1], "b": ["2"], "a": ["1"]})
-    kept, _ = schema.apply(batch, {"a": passthrough("int8"), "b": passthrough("int8")}, file="f", first_row=0)
+    kept, _ = schema.apply(
+        batch, {"a": passthrough("int8"), "b": passthrough("int8")}, file="f", positions=range(0, 10_000)
+    )
     assert kept.to_pydict() == {"a": [1], "b": [2]}
     with pytest.raises(DataError) as caught:
-        schema.apply(batch, {"A": passthrough("int8")}, file="in.csv", first_row=0)
+        schema.apply(batch, {"A": passthrough("int8")}, file="in.csv", positions=range(0, 10_000))
     assert str(caught.value) == "in.csv: column 'A' is missing; found: extra, b, a\n  cure: rename it under [columns]"

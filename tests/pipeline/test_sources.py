@@ -127,13 +127,13 @@ def test_only_declared_tokens_are_null(tmp_path: Path) -> None:
 
 
 def test_ragged_rows_are_handed_back(tmp_path: Path) -> None:
-    """Too few or too many cells: the line's number in the file and its text; the others are read."""
+    """Too few or too many cells: their position among the file's rows and their text; the others are read."""
     path = text(tmp_path, "a,b\n1,2\n3\n4,5\n6,7,8\n")
     assert read(path) == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
-    assert ragged(path) == [(3, "3"), (5, "6,7,8")]
+    assert ragged(path) == [(1, "3"), (3, "6,7,8")]
     path = text(tmp_path, "1\n2,3,4\n", "all.csv")
-    assert ragged(path, header=False, names=("a", "b")) == [(1, "1"), (2, "2,3,4")]
-    assert ragged(text(tmp_path, "a,b\n3\n", "one.csv")) == [(2, "3")]
+    assert ragged(path, header=False, names=("a", "b")) == [(0, "1"), (1, "2,3,4")]
+    assert ragged(text(tmp_path, "a,b\n3\n", "one.csv")) == [(0, "3")]
 
 
 def test_a_table_larger_than_a_block(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import small_settings
+from harness import small_csv, small_settings
 from safetensors.torch import load_file
 
 from pipeline import config, ingest, train, worker
 from pipeline.config import RunConfig
-from pipeline.errors import DataError, InfrastructureError
+from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.records import Trained
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -38,8 +38,9 @@ def weights(record: Trained) -> dict[str, torch.Tensor]:
 
 def history(settings: RunConfig) -> list[dict[str, float]]:
     """Metrics of each epoch, without those that are times."""
-    (path,) = settings.root.glob("training/*/history.json")
-    return [{k: v for k, v in it.items() if k not in ("rows_per_s", "epoch_s")} for it in json.loads(path.read_text())]
+    (path,) = settings.root.glob("training/*/model/training.json")
+    epochs = json.loads(path.read_text())["history"]
+    return [{k: v for k, v in it.items() if k not in ("rows_per_s", "epoch_s")} for it in epochs]
 
 
 def test_two_workers_train_the_model_that_one_trains(tmp_path: Path) -> None:
@@ -97,7 +98,8 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for number in (1, 2):
         folder = tmp_path / "checkpoints" / f"epoch-0000{number}"
         folder.mkdir(parents=True)
-        (folder / "state.pt").write_text("state")
+        for name in ("config.json", "model.safetensors", "state.pt"):
+            (folder / name).write_text("whole")
         worker.checkpoint.seal(folder)
     (tmp_path / "checkpoints/epoch-00002/state.pt").write_text("torn")
     assert [it.name for it in worker.whole_checkpoints(tmp_path)] == ["epoch-00001"]
@@ -120,9 +122,19 @@ def test_more_workers_than_cpus_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_too_few_rows_and_too_little_memory_are_clear_errors(tmp_path: Path) -> None:
     """Before any worker starts: the numbers, and the setting that cures it."""
-    settings = prepared(tmp_path, data={"validation": 0.0})
-    with pytest.raises(DataError, match=r"300 rows give \d+ to train on, 0 to validate and \d+ to test"):
-        trained(settings)
+    settings = small_settings(tmp_path)
+    small_csv(tmp_path / "small.csv", rows=4)
+    few = config.parse(settings)
+    ingest.ingest(few)
+    with pytest.raises(DataError, match=r"4 rows give \d+ to train on, \d+ to validate and \d+ to test"):
+        trained(few)
+    small_csv(tmp_path / "small.csv", rows=90_000)
+    large = config.parse({**settings, "train": {"memory_mb": 1}})
+    ingest.ingest(large)
+    with pytest.raises(
+        ConfigError, match=r"the rows take 2 MB in each worker, train.memory_mb allows 1\n  cure: --set"
+    ):
+        trained(large)
 
 
 def test_numbers_too_large_are_refused_by_column(tmp_path: Path) -> None:
