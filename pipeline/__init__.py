@@ -11,7 +11,7 @@ Each step is a module with one function of its name; it takes the run's config a
 returns a record. Beneath them: `codec` (where rows meet the model), `worker` (one training process), `sources`
 (where rows come from), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `snapshots` (what
 a snapshot is), `features` (fitted preprocessing), `schema` (what a row must be), `shards` (who trains on which row),
-`tracking` (MLflow), `cluster` (Ray), `config`, `records`, `progress`, `errors`.
+`tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `records`, `progress`, `errors`.
 
 This module imports nothing, so that a reader of latents pays for pyarrow and no more.
 """

@@ -112,8 +112,8 @@ def _verb(
 
 def _with_config(verb: Verb) -> Callable[[argparse.Namespace], Answer]:
     def do(arguments: argparse.Namespace) -> Answer:
-        from pipeline.config import load
         from pipeline.progress import native_noise_to
+        from pipeline.runfile import load
 
         config = load(arguments.file, overrides=tuple(arguments.set))
         with native_noise_to(config.root / "logs" / "native.log"):
@@ -192,8 +192,8 @@ def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:
 
 
 def _doctor(arguments: argparse.Namespace) -> Answer:
-    from pipeline.config import load, parse
     from pipeline.doctor import doctor
+    from pipeline.runfile import load, parse
 
     bare = {"name": "doctor", "data": {"uri": "-"}, "columns": {"x": {"type": "float32", "likelihood": "gaussian"}}}
     config = load(arguments.file, overrides=tuple(arguments.set)) if arguments.file else parse(bare)

@@ -1,20 +1,17 @@
-"""The run's configuration: one TOML file, every key with a default, bounds and a meaning.
+"""The run's configuration: every key with a default, bounds and a meaning.
 
-The same dataclasses validate a TOML file here and a Prefect flow's parameters, and document the flow's form.
+The same dataclasses validate a TOML file (`runfile`) and a Prefect flow's parameters, and document the flow's form.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal
 
-from pipeline.errors import ConfigError
 from vae.config import FORBID_EXTRA, Bounds, LikelihoodName, Network, Positive, check
 
 Share = Annotated[float, Bounds(gt=0, le=0.5)]
@@ -284,67 +281,3 @@ class RunConfig:
         """Plain JSON-able values, as a flow's parameter or a run's record."""
         plain: Settings = json.loads(json.dumps(asdict(self)))
         return plain
-
-
-def load(path: str | Path, *, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Read a run's TOML, apply `a.b=c` overrides, validate. Raises ConfigError naming the key and its cure."""
-    where = str(path)
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("no such file", where, "write one with `latentpipe init --data FILE`") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"not readable as TOML: {error}", where) from None
-    for override in overrides:
-        _override(settings, override)
-    return parse(settings, where=where)
-
-
-def parse(settings: Settings, *, where: str = "config") -> RunConfig:
-    """Validate plain values as a RunConfig."""
-    from pydantic import TypeAdapter, ValidationError
-
-    _refuse_unknown(settings, RunConfig, where)
-    try:
-        return TypeAdapter(RunConfig).validate_python(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        got = f" (got {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
-        raise ConfigError(f"{key}: {reason}{got}" if key else reason, where) from None
-
-
-def _override(settings: Settings, override: str) -> None:
-    path, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {override}: expected KEY=VALUE", cure="for example --set train.epochs=5")
-    *sections, key = path.strip().split(".")
-    for section in sections:
-        settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section")
-    settings[key] = _literal(text)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _refuse_unknown(settings: Settings, kind: type, where: str, path: str = "") -> None:
-    known = [field.name for field in fields(kind)]
-    hints = get_type_hints(kind)
-    for key, value in settings.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            cure = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {path}{key}", where, cure)
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(value, hints[key], where, f"{path}{key}.")
-        elif key == "columns" and isinstance(value, dict):
-            for name, column in value.items():
-                if isinstance(column, dict):
-                    _refuse_unknown(column, ColumnConfig, where, f"columns.{name}.")

@@ -25,7 +25,7 @@ import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from pipeline import config
+from pipeline import runfile
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prefect.yaml"
@@ -64,7 +64,7 @@ def test_a_deployment_runs_the_demo_by_a_flow_of_ours(deployment: dict[str, Any]
     path, name = deployment["entrypoint"].split(":")
     assert (ROOT / path).is_file()
     assert isinstance(getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name), Flow)
-    assert config.parse(deployment["parameters"]["config"]) == config.load(ROOT / "deploy" / "runs" / "demo.toml")
+    assert runfile.parse(deployment["parameters"]["config"]) == runfile.load(ROOT / "deploy" / "runs" / "demo.toml")
 
 
 def test_every_key_is_known() -> None:

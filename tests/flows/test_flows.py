@@ -37,8 +37,9 @@ def test_train_then_encode(settings: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("prefect_up")
 def test_a_bad_parameter_is_refused_before_anything_runs(settings: dict[str, Any]) -> None:
     """Prefect validates the config by the bounds of its fields, and forbids keys it does not know."""
-    from flows.full import full
     from prefect.exceptions import ParameterTypeError
+
+    from flows.full import full
 
     with pytest.raises(ParameterTypeError, match="epochs"):
         full({**settings, "train": {"epochs": 0}})
@@ -49,9 +50,9 @@ def test_a_bad_parameter_is_refused_before_anything_runs(settings: dict[str, Any
 @pytest.mark.usefixtures("prefect_up")
 def test_an_error_of_ours_passes_through_a_flow_as_itself(settings: dict[str, Any]) -> None:
     """The command's exit code depends on it; and what no retry can help is not tried again."""
-    from flows.encode import encode
     from prefect.client.orchestration import get_client
 
+    from flows.encode import encode
     from pipeline.errors import DataError
 
     with pytest.raises(DataError, match="no such file"):
@@ -63,10 +64,11 @@ def test_an_error_of_ours_passes_through_a_flow_as_itself(settings: dict[str, An
 
 def test_tasks_take_and_return_records_never_tables() -> None:
     """Every parameter and result of a task is the config or a record."""
-    import flows.tasks as tasks
+    from prefect import Task
+
+    from flows import tasks
     from pipeline import records
     from pipeline.config import RunConfig
-    from prefect import Task
 
     plain = {RunConfig, *(it for it in vars(records).values() if inspect.isclass(it))}
     found = [it for it in vars(tasks).values() if isinstance(it, Task)]

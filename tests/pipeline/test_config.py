@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from harness import ROOT, small_settings
 
-from pipeline import config
+from pipeline import runfile
 from pipeline.errors import CommitConflict, ConfigError, DataError, InfrastructureError
 
 
 def refusal(settings: dict[str, Any]) -> str:
     """The message these settings are refused with."""
     with pytest.raises(ConfigError) as caught:
-        config.parse(settings, where="my.toml")
+        runfile.parse(settings, where="my.toml")
     return str(caught.value)
 
 
@@ -65,7 +65,7 @@ def test_a_type_that_is_not_known_is_refused(tmp_path: Path) -> None:
 
 def test_overrides_are_toml_values_or_text() -> None:
     """`--set a.b=c` reaches any key; a value that is no TOML is text."""
-    found = config.load(
+    found = runfile.load(
         ROOT / "deploy/runs/demo.toml",
         overrides=("train.epochs=7", "model.hidden=[5, 4]", "data.uri=other.csv", "data.header=false"),
     )
@@ -76,22 +76,22 @@ def test_overrides_are_toml_values_or_text() -> None:
         False,
     )
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        config.load(ROOT / "deploy/runs/demo.toml", overrides=("train.epochs",))
+        runfile.load(ROOT / "deploy/runs/demo.toml", overrides=("train.epochs",))
 
 
 def test_a_config_survives_its_plain_form() -> None:
     """`parse(to_dict())` is the identity: what a flow stores is what it ran."""
-    found = config.load(ROOT / "deploy/runs/demo.toml")
-    assert config.parse(found.to_dict()) == found
+    found = runfile.load(ROOT / "deploy/runs/demo.toml")
+    assert runfile.parse(found.to_dict()) == found
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     """No traceback: the path and the reason."""
     with pytest.raises(ConfigError, match="no such file\n  cure: write one with `latentpipe init"):
-        config.load(tmp_path / "none.toml")
+        runfile.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ConfigError, match="not readable as TOML"):
-        config.load(tmp_path / "bad.toml")
+        runfile.load(tmp_path / "bad.toml")
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, InfrastructureError, CommitConflict])

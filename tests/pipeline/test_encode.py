@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness import small_settings
 
-from pipeline import config, encode, features, ingest, latents
+from pipeline import encode, features, ingest, latents, runfile
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.features import Features
@@ -49,7 +49,7 @@ def test_a_row_has_one_code_whatever_the_workers_and_files(tmp_path: Path) -> No
         folder = tmp_path / str(number)
         folder.mkdir()
         changes = {"encode": {"num_workers": workers}, "data": {"part_rows": part_rows}}
-        settings = config.parse(small_settings(folder, **changes))
+        settings = runfile.parse(small_settings(folder, **changes))
         ingest.ingest(settings)
         tables.append(encoded(settings, model_of(settings, folder / "model")))
     assert tables[0].equals(tables[1])
@@ -58,7 +58,7 @@ def test_a_row_has_one_code_whatever_the_workers_and_files(tmp_path: Path) -> No
 
 def test_a_second_encode_is_a_no_op_and_a_new_model_is_a_new_snapshot(tmp_path: Path) -> None:
     """The key is (dataset, model, output); the older snapshot stays as it was."""
-    settings = config.parse(small_settings(tmp_path))
+    settings = runfile.parse(small_settings(tmp_path))
     ingested = ingest.ingest(settings)
     registered = model_of(settings, tmp_path / "model")
     first = encode.encode(settings, registered, ingested)
@@ -73,7 +73,7 @@ def test_a_second_encode_is_a_no_op_and_a_new_model_is_a_new_snapshot(tmp_path: 
 
 def test_a_failing_actor_publishes_nothing(tmp_path: Path) -> None:
     """A file of the dataset is damaged: an error with its name, no snapshot, no leftovers."""
-    settings = config.parse(small_settings(tmp_path))
+    settings = runfile.parse(small_settings(tmp_path))
     ingested = ingest.ingest(settings)
     registered = model_of(settings, tmp_path / "model")
     damaged = Path(ingested.snapshot) / "part-00001.parquet"
@@ -85,7 +85,7 @@ def test_a_failing_actor_publishes_nothing(tmp_path: Path) -> None:
 
 def test_a_tampered_model_encodes_nothing(tmp_path: Path) -> None:
     """An actor verifies the model's checksums before it uses it."""
-    settings = config.parse(small_settings(tmp_path))
+    settings = runfile.parse(small_settings(tmp_path))
     ingested = ingest.ingest(settings)
     registered = model_of(settings, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"

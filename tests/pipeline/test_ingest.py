@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from harness import small_settings
 
-from pipeline import config, ingest, snapshots
+from pipeline import ingest, runfile, snapshots
 from pipeline.errors import ConfigError, DataError
 from pipeline.records import Ingested
 from pipeline.snapshots import Snapshot
@@ -24,7 +24,7 @@ def taken(folder: Path, **changes: Any) -> Ingested:
     """The small table with these changes to its settings, ingested; an existing table is left as it is."""
     table = folder / "small.csv"
     kept = table.read_bytes() if table.exists() else None
-    settings = config.parse(small_settings(folder, **changes))
+    settings = runfile.parse(small_settings(folder, **changes))
     if kept is not None:
         table.write_bytes(kept)
     return ingest.ingest(settings)
@@ -34,7 +34,7 @@ def simple(folder: Path, content: str, columns: dict[str, Any], **data: Any) -> 
     """A CSV of this content, ingested."""
     (folder / "t.csv").write_text(content)
     settings = {"name": "t", "workspace": str(folder / "w"), "data": {"uri": str(folder / "t.csv"), **data}}
-    return ingest.ingest(config.parse({**settings, "columns": columns}))
+    return ingest.ingest(runfile.parse({**settings, "columns": columns}))
 
 
 def rows(record: Ingested) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_rows_without_an_id_are_numbered(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.csv").write_text("x\n" + "\n".join(str(10 * number + i) for i in range(4)))
     settings = {"name": "t", "workspace": str(tmp_path / "w"), "data": {"uri": str(tmp_path / "*.csv")}}
-    found = rows(ingest.ingest(config.parse({**settings, "columns": {"x": NUMBER}})))
+    found = rows(ingest.ingest(runfile.parse({**settings, "columns": {"x": NUMBER}})))
     assert [it["row_id"] for it in found] == list(range(12))
     assert [it["x"] for it in found] == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
 
@@ -134,7 +134,7 @@ def test_ids_are_unique_over_all_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text("id,x\n" + "\n".join(f"{i},1" for i in range(12)))
     settings = {"name": "t", "workspace": str(tmp_path / "w"), "data": {"uri": str(tmp_path / "*.csv")}}
     with pytest.raises(DataError) as caught:
-        ingest.ingest(config.parse({**settings, "columns": {"id": ID, "x": NUMBER}}))
+        ingest.ingest(runfile.parse({**settings, "columns": {"id": ID, "x": NUMBER}}))
     assert "column 'id' repeats 12 ids: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n  cure: ids must be unique" in str(caught.value)
     assert snapshots.versions(tmp_path / "w/datasets/t") == []
 
@@ -156,12 +156,12 @@ def test_changed_content_is_a_new_version(tmp_path: Path) -> None:
     assert [Path(it.snapshot).name for it in (first, second)] == ["v000001", "v000002"]
     assert fingerprint(Path(first.snapshot)) == before
     assert Snapshot(Path(second.snapshot)).manifest["previous"] == "v000001"
-    assert ingest.latest(config.parse(small_settings(tmp_path))).digest == second.digest
+    assert ingest.latest(runfile.parse(small_settings(tmp_path))).digest == second.digest
 
 
 def test_an_earlier_input_is_the_newest_again(tmp_path: Path) -> None:
     """Back to the table before: `latest` is that table, in the bytes it had, and no version is altered."""
-    settings, path = config.parse(small_settings(tmp_path)), tmp_path / "small.csv"
+    settings, path = runfile.parse(small_settings(tmp_path)), tmp_path / "small.csv"
     before = path.read_text()
     first = taken(tmp_path)
     path.write_text(before.replace("Oslo", "Bergen"))
@@ -234,7 +234,7 @@ def test_a_column_of_a_type_that_cannot_be_cast_is_a_data_error(tmp_path: Path) 
     pq.write_table(pa.table({"x": [{"a": 1}, {"a": 2}]}), tmp_path / "t.parquet")
     settings = {"name": "t", "workspace": str(tmp_path / "w"), "data": {"uri": str(tmp_path / "t.parquet")}}
     with pytest.raises(DataError, match="column 'x'"):
-        ingest.ingest(config.parse({**settings, "columns": {"x": NUMBER}}))
+        ingest.ingest(runfile.parse({**settings, "columns": {"x": NUMBER}}))
 
 
 def test_a_missing_vector_can_be_read_again(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_missing_vector_can_be_read_again(tmp_path: Path) -> None:
     settings = {"name": "t", "workspace": str(tmp_path / "w"), "data": {"uri": str(tmp_path / "t.parquet")}}
     vector = {"type": "float32[2]", "likelihood": "gaussian", "nullable": True}
     try:
-        record = ingest.ingest(config.parse({**settings, "columns": {"v": vector}}))
+        record = ingest.ingest(runfile.parse({**settings, "columns": {"v": vector}}))
     except (ConfigError, DataError) as refused:
         found, message = [], str(refused)
     else:
@@ -257,7 +257,7 @@ def test_many_small_files_are_no_small_row_groups(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02d}.csv").write_text("x\n" + "\n".join(str(10 * number + i) for i in range(10)))
     settings = {"name": "t", "workspace": str(tmp_path / "w"), "data": {"uri": str(tmp_path / "*.csv")}}
-    record = ingest.ingest(config.parse({**settings, "columns": {"x": NUMBER}}))
+    record = ingest.ingest(runfile.parse({**settings, "columns": {"x": NUMBER}}))
     metadata = pq.read_metadata(Path(record.snapshot) / "part-00000.parquet")
     assert (metadata.num_rows, metadata.num_row_groups) == (200, 1)
 
@@ -265,4 +265,4 @@ def test_many_small_files_are_no_small_row_groups(tmp_path: Path) -> None:
 def test_without_a_dataset_the_answer_is_the_step_that_makes_one(tmp_path: Path) -> None:
     """`latest` names the folder and the command."""
     with pytest.raises(DataError, match=r"datasets/small: no dataset here\n  cure: run `latentpipe ingest` first"):
-        ingest.latest(config.parse(small_settings(tmp_path)))
+        ingest.latest(runfile.parse(small_settings(tmp_path)))

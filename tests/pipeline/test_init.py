@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import config, ingest
+from pipeline import ingest, runfile
 from pipeline.errors import DataError
 from pipeline.init import default_name, init
 from pipeline.records import Ingested
@@ -22,7 +22,7 @@ from pipeline.schema import arrow_type
 def written(source: Path) -> dict[str, Any]:
     """The TOML for this table, parsed; it is a valid config."""
     settings = tomllib.loads(init(str(source), name="t"))
-    config.parse(settings)
+    runfile.parse(settings)
     return settings
 
 
@@ -46,7 +46,7 @@ def parquet(folder: Path, **columns: Any) -> Path:
 
 def accepted(settings: dict[str, Any], folder: Path) -> Ingested:
     """The table ingested as `init` says."""
-    return ingest.ingest(config.parse({**settings, "workspace": str(folder / "workspace")}))
+    return ingest.ingest(runfile.parse({**settings, "workspace": str(folder / "workspace")}))
 
 
 def test_adult(shared_data: Path, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_the_name_is_one_that_a_config_may_have(tmp_path: Path, file: str, name:
     """From the file's, whatever that is."""
     source = csv(tmp_path, "a,b\n1,2.5\n2,3.5\n", file)
     assert default_name(str(source)) == name
-    assert config.parse(tomllib.loads(init(str(source), name=name))).name == name
+    assert runfile.parse(tomllib.loads(init(str(source), name=name))).name == name
 
 
 def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from harness import small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import config, latents, reduce, storage
+from pipeline import latents, reduce, runfile, storage
 from pipeline.errors import DataError
 from pipeline.records import Encoded
 from pipeline.reduce import Components
@@ -135,7 +135,7 @@ def encoded(folder: Path, codes: Codes, *, ids: list[Any], files: int = 3) -> En
 def test_reduce_writes_each_rows_coordinates_once(tmp_path: Path) -> None:
     """File by file: id and coordinates; the components are in the manifest; a second time is no work."""
     codes, ids = drawn(90), [f"row {i}" for i in range(90)]
-    run, source = config.parse(small_settings(tmp_path)), encoded(tmp_path, codes, ids=ids)
+    run, source = runfile.parse(small_settings(tmp_path)), encoded(tmp_path, codes, ids=ids)
     with pytest.raises(DataError, match=r"these latents were not reduced\n  cure: run `latentpipe reduce` first"):
         reduce.latest(run, source)
     record = reduce.reduce(run, source)
@@ -157,5 +157,5 @@ def test_reduce_writes_each_rows_coordinates_once(tmp_path: Path) -> None:
 
 def test_reduce_keeps_no_more_dimensions_than_there_are(tmp_path: Path) -> None:
     """One latent dimension gives one coordinate, whatever was asked for."""
-    run = config.parse(small_settings(tmp_path, reduce={"dims": 3}))
+    run = runfile.parse(small_settings(tmp_path, reduce={"dims": 3}))
     assert reduce.reduce(run, encoded(tmp_path, drawn(30, 1), ids=[f"{i}" for i in range(30)])).dims == 1

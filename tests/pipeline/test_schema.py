@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import config, schema
+from pipeline import runfile, schema
 from pipeline.config import ColumnConfig
 from pipeline.errors import ConfigError, DataError
 
@@ -74,11 +74,11 @@ def test_the_table_has_its_id_first_and_no_ignored_column() -> None:
         "key": {"type": "string", "role": "id"},
         "note": {"type": "string", "role": "passthrough"},
     }
-    found = schema.table_schema(config.parse({"name": "t", "data": {"uri": "t.csv"}, "columns": columns}))
+    found = schema.table_schema(runfile.parse({"name": "t", "data": {"uri": "t.csv"}, "columns": columns}))
     assert found.names == ["key", "x", "note"]
     assert [it.nullable for it in found] == [False, True, False]
     del columns["key"]
-    found = schema.table_schema(config.parse({"name": "t", "data": {"uri": "t.csv"}, "columns": columns}))
+    found = schema.table_schema(runfile.parse({"name": "t", "data": {"uri": "t.csv"}, "columns": columns}))
     assert found.names == ["row_id", "x", "note"]
     assert found.field("row_id").equals(pa.field("row_id", pa.int64(), nullable=False))
 
@@ -167,7 +167,7 @@ def test_text_that_is_no_utf8_is_no_string() -> None:
         pa.RecordBatch.from_arrays([bad], names=["s"]),
         {"s": passthrough("string")},
         file="f",
-        positions=range(0, 10_000),
+        positions=range(10_000),
     )
     assert typed.column("s").to_pylist() == ["a"]
     assert [(it.row, it.rule) for it in rejected] == [(1, "not string")]
@@ -210,7 +210,7 @@ def test_storage_does_not_matter(cells: list[str | None], kind: str, nullable: b
     slice_of = pa.array(["padding", *cells, "padding"]).slice(1, len(cells))
     stored = [plain, plain.dictionary_encode(), plain.cast(pa.large_string()), slice_of]
     results = [
-        schema.apply(pa.RecordBatch.from_arrays([it], names=["x"]), columns, file="f", positions=range(0, 10_000))
+        schema.apply(pa.RecordBatch.from_arrays([it], names=["x"]), columns, file="f", positions=range(10_000))
         for it in stored
     ]
     (first, rejected), *others = results
@@ -271,9 +271,9 @@ def test_columns_are_matched_by_name_alone() -> None:
     """Another order or more columns change nothing; a missing one is named with those there are."""
     batch = pa.RecordBatch.from_pydict({"extra": [1], "b": ["2"], "a": ["1"]})
     kept, _ = schema.apply(
-        batch, {"a": passthrough("int8"), "b": passthrough("int8")}, file="f", positions=range(0, 10_000)
+        batch, {"a": passthrough("int8"), "b": passthrough("int8")}, file="f", positions=range(10_000)
     )
     assert kept.to_pydict() == {"a": [1], "b": [2]}
     with pytest.raises(DataError) as caught:
-        schema.apply(batch, {"A": passthrough("int8")}, file="in.csv", positions=range(0, 10_000))
+        schema.apply(batch, {"A": passthrough("int8")}, file="in.csv", positions=range(10_000))
     assert str(caught.value) == "in.csv: column 'A' is missing; found: extra, b, a\n  cure: rename it under [columns]"

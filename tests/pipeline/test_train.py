@@ -11,7 +11,7 @@ import torch
 from harness import small_csv, small_settings
 from safetensors.torch import load_file
 
-from pipeline import config, ingest, train, worker
+from pipeline import config, ingest, runfile, train, worker
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.records import Trained
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_up")
 
 def prepared(folder: Path, **changes: object) -> RunConfig:
     """A small run whose table is ingested."""
-    settings = config.parse(small_settings(folder, **changes))
+    settings = runfile.parse(small_settings(folder, **changes))
     ingest.ingest(settings)
     return settings
 
@@ -124,12 +124,12 @@ def test_too_few_rows_and_too_little_memory_are_clear_errors(tmp_path: Path) -> 
     """Before any worker starts: the numbers, and the setting that cures it."""
     settings = small_settings(tmp_path)
     small_csv(tmp_path / "small.csv", rows=4)
-    few = config.parse(settings)
+    few = runfile.parse(settings)
     ingest.ingest(few)
     with pytest.raises(DataError, match=r"4 rows give \d+ to train on, \d+ to validate and \d+ to test"):
         trained(few)
     small_csv(tmp_path / "small.csv", rows=90_000)
-    large = config.parse({**settings, "train": {"memory_mb": 1}})
+    large = runfile.parse({**settings, "train": {"memory_mb": 1}})
     ingest.ingest(large)
     with pytest.raises(
         ConfigError, match=r"the rows take 2 MB in each worker, train.memory_mb allows 1\n  cure: --set"
