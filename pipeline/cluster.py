@@ -114,5 +114,6 @@ def _logged_to(path: Path) -> Iterator[None]:
         yield
     finally:
         for logger, handlers, propagate in before:
+            for added in logger.handlers:  # ours, and those that Ray hung beside it
+                added.close()
             logger.handlers, logger.propagate = handlers, propagate
-        handler.close()

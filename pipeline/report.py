@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +67,6 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
 
 def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> dict[str, str]:
     judged = Evaluation.from_plain(story["evaluation"])
-    speed = statistics.median(metrics["rows_per_s"] for metrics in story["history"])
     return {
         "model": encoded.model,
         "rows to train, validate, test": ", ".join(f"{rows:,}" for rows in story["rows"].values()),
@@ -78,7 +76,6 @@ def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> di
         "KL(q(z|x) || p(z))": f"{judged.kl:.4f}",
         "active latent dimensions": f"{judged.active_units} of {encoded.latent}",
         "verdict": judged.verdict,
-        "training speed, rows per second": f"{speed:,.0f}",
         "rows encoded": f"{encoded.rows:,}",
         "latents": encoded.snapshot,
         "latents, bytes": f"{encoded.bytes:,} in {encoded.files} files",

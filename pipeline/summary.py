@@ -38,8 +38,7 @@ class Summary:
             f"report     {self.reported.page}",
             f"seconds    {took}",
             f"logs       {config.root / 'logs'}",
-            f"next       open the report; latentpipe sample {run} --rows 1000; in Python: "
-            f'pipeline.latents.read("{config.workspace}/latents/{config.name}")',
+            f"next       open the report; latentpipe sample {run} --rows 1000",
         ]
 
     def to_dict(self) -> dict[str, Any]:

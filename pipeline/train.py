@@ -59,7 +59,7 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
         with run, ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
             progress, evaluation = _fit(config, job, stage, run)
         run.finish(evaluation, directory / "model" / STORY, step=progress.epoch)
-        return _record(key, ingested, directory, evaluation, mlflow_run=run.id)
+        return _record(key, ingested, directory, progress, evaluation, mlflow_run=run.id)
 
 
 def finished(directory: Path) -> Trained | None:
@@ -187,26 +187,28 @@ def _line(metrics: Metrics, epochs: int) -> str:
     )
 
 
-def _record(key: str, ingested: Ingested, directory: Path, evaluation: Evaluation, *, mlflow_run: str) -> Trained:
+def _record(
+    key: str, ingested: Ingested, directory: Path, progress: Progress, evaluation: Evaluation, *, mlflow_run: str
+) -> Trained:
     """The facts of a training that is done, written last: they are what makes it so."""
-    story = json.loads((directory / "model" / STORY).read_text())
+    rows = json.loads((directory / "model" / STORY).read_text())["rows"]
     trained = Trained(
         key=key,
         model=str(directory / "model"),
         digest=checkpoint.digest(directory / "model"),
         mlflow_run=mlflow_run,
         dataset=ingested.snapshot,
-        epochs=story["epoch"],
-        best_epoch=story["best_epoch"],
-        train_rows=story["rows"]["train"],
-        test_rows=story["rows"]["test"],
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        train_rows=rows["train"],
+        test_rows=rows["test"],
         elbo=evaluation.elbo,
         log_likelihood=evaluation.log_likelihood,
         kl=evaluation.kl,
         active_units=evaluation.active_units,
         latent=len(evaluation.kl_per_latent),
         verdict=evaluation.verdict,
-        rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in story["history"]),
+        rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in progress.history),
         new=True,
     )
     partial = directory / "trained.partial"

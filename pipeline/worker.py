@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,7 @@ STORY: Final = "training.json"
 SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
 CPU: Final = torch.device("cpu")
 _INT64: Final = (1 << 63) - 1
+TIMES: Final = ("rows_per_s", "epoch_s")
 Metrics = dict[str, float]
 
 
@@ -84,6 +85,11 @@ class Progress:
     best_epoch: int = 0
     best_elbo: float = -float("inf")
     history: list[Metrics] = field(default_factory=list)
+
+    def without_times(self) -> Progress:
+        """The same, but for what no two runs have in common: so the same training leaves the same files."""
+        timeless = [{name: it[name] for name in it if name not in TIMES} for it in self.history]
+        return replace(self, history=timeless)
 
     def exhausted(self, train: Train) -> bool:
         """Whether to stop: the last epoch is done, or patience is at an end."""
@@ -206,7 +212,7 @@ class _Trainer:
             checkpoint.save(self.model, partial)
             Features.load(self.job.path).save(partial)
             rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
-            story = {"rows": rows, **asdict(self.progress), "evaluation": asdict(evaluation)}
+            story = {"rows": rows, **asdict(self.progress.without_times()), "evaluation": asdict(evaluation)}
             (partial / STORY).write_text(json.dumps(story, indent=1))
             checkpoint.seal(partial)
             shutil.rmtree(self.job.path / "model", ignore_errors=True)
