@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.storage import Part, attempt, opened, publish, standing, verify_rows, write
+from vae import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Output:
     passthrough: tuple[str, ...]
     reconstruct: bool
     use_gpu: bool
+    facts: dict[str, str]
+    """Key-value metadata of each file: what the manifest says at length."""
 
 
 def root(config: RunConfig) -> Path:
@@ -62,7 +66,7 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
             return record(known, new=False)
         latent = Codec.load(registered.model).latent
         with attempt(root(config), run_key) as directory:
-            output = _output(config, registered, directory)
+            output = _output(config, registered, directory, run_key)
             parts = _encode_all(config, ingested, output, stage)
             verify_rows(ingested.rows, parts, root(config))
             manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
@@ -91,7 +95,13 @@ def latest(config: RunConfig) -> Encoded:
     return record(latents.resolve(root(config)))
 
 
-def _output(config: RunConfig, registered: Registered, directory: Path) -> Output:
+def _output(config: RunConfig, registered: Registered, directory: Path, run_key: str) -> Output:
+    facts = {
+        "contract": str(latents.CONTRACT),
+        "run_key": run_key,
+        "model": f"{registered.name}/{registered.version}",
+        "model_digest": registered.digest,
+    }
     return Output(
         directory=str(directory),
         model=registered.model,
@@ -100,6 +110,7 @@ def _output(config: RunConfig, registered: Registered, directory: Path) -> Outpu
         passthrough=tuple(config.role("passthrough")),
         reconstruct=config.encode.reconstruct,
         use_gpu=config.encode.use_gpu,
+        facts={f"latentpipe.{name}": value for name, value in facts.items()},
     )
 
 
@@ -162,12 +173,13 @@ class UnitEncoder:
 
     def _schema(self, source: pa.Schema) -> pa.Schema:
         output = self.output
-        return latents.schema(
+        schema = latents.schema(
             id=source.field(output.id_column),
             latent=self.codec.latent,
             recon=self.codec.features.struct() if output.reconstruct else None,
             passthrough=[source.field(name) for name in output.passthrough],
         )
+        return schema.with_metadata(output.facts)
 
     def _encoded(self, table: pa.Table, schema: pa.Schema) -> list[pa.RecordBatch]:
         codes, output = self.codec.encode(table), self.output
@@ -205,8 +217,10 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
             "digest": registered.digest,
             "mlflow_run": registered.mlflow_run,
             "training_key": registered.training_key,
+            "files": checkpoint.sealed(registered.model),
         },
-        "input": {"snapshot": ingested.snapshot, "digest": ingested.digest},
+        "input": {"snapshot": ingested.snapshot, "key": ingested.key, "digest": ingested.digest},
+        "code_version": version("latentpipe"),
         "rows_in": ingested.rows,
         "rows": ingested.rows,
         "quarantined": 0,

@@ -45,19 +45,25 @@ def digest(directory: str | Path) -> str:
     return _sha256(Path(directory) / CHECKSUMS)
 
 
-def verify(directory: str | Path) -> None:
-    """Raise CheckpointError, naming the file, unless every file is as it was sealed."""
+def sealed(directory: str | Path) -> dict[str, str]:
+    """The sha256 of each file when it was sealed. Raises CheckpointError if that is not known."""
     directory = Path(directory)
     if not (directory / CHECKSUMS).is_file():
         raise CheckpointError(f"{directory}: not a model directory, {CHECKSUMS} is missing")
     try:
-        sealed = json.loads((directory / CHECKSUMS).read_text())
+        files: dict[str, str] = json.loads((directory / CHECKSUMS).read_text())
     except ValueError as error:
         raise CheckpointError(f"{directory / CHECKSUMS}: not readable as JSON") from error
     for name in (CONFIG, WEIGHTS):
-        if name not in sealed:
+        if name not in files:
             raise CheckpointError(f"{directory / name}: not covered by {CHECKSUMS}")
-    for name, expected in sealed.items():
+    return files
+
+
+def verify(directory: str | Path) -> None:
+    """Raise CheckpointError, naming the file, unless every file is as it was sealed."""
+    directory = Path(directory)
+    for name, expected in sealed(directory).items():
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name}: missing")
         if _sha256(directory / name) != expected:
