@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
@@ -42,7 +43,11 @@ def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation] | LatentpipeEr
     """
     context, board = get_context(), settings["board"]
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+
+    def pin(metrics: Metrics) -> None:
+        ray.get(board.pin.remote(metrics))  # waits: what is pinned is there when the loop has ended
+
     try:
-        return worker.run(settings["job"], place=place, prepare=prepare_model, report=board.pin.remote)
+        return worker.run(settings["job"], place=place, prepare=prepare_model, report=pin)
     except LatentpipeError as error:
         return error

@@ -38,7 +38,7 @@ from vae.evaluate import Evaluation
 
 BYTES_PER_FEATURE = 5
 POLL_S = 0.3
-STARVED_S = 120
+COLLECTIVE_TIMEOUT_S = 120
 
 
 def train(config: RunConfig, ingested: Ingested) -> Trained:
@@ -130,7 +130,7 @@ def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[P
     trainer = TorchTrainer(
         loop,
         train_loop_config={"job": job, "board": board},
-        torch_config=TorchConfig(timeout_s=STARVED_S),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=settings.num_workers, use_gpu=settings.use_gpu, resources_per_worker=resources
         ),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import small_settings
+from harness import LATENTPIPE, ROOT, small_settings
 
 from pipeline import latents
 
@@ -99,3 +100,15 @@ def test_prefects_cancellation_survives_ray(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CANCELLABLE, str(tmp_path / "ray.log")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert ended.stdout.split() == ["True", "True", "True", "False"], ended.stderr
+
+
+def test_a_prefect_server_that_does_not_answer_is_exit_4(tmp_path: Path) -> None:
+    """The address and the cure, before anything is computed."""
+    (tmp_path / "run.toml").write_text((ROOT / "deploy/runs/demo.toml").read_text())
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    ended = subprocess.run(
+        [LATENTPIPE, "run", "run.toml"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("latentpipe: http://127.0.0.1:9/api: Prefect does not answer")
+    assert "Traceback" not in ended.stderr
