@@ -61,6 +61,10 @@ class Gaussian(Likelihood):
 
     The scale s is one parameter per column (shared by the pixels of an image) and never below the column's floor
     (Rybkin et al. 2021, sigma-VAE). With s fixed at 1, -log p(x) is half the squared error plus a constant.
+
+    >>> height = Gaussian([Column(name="height", likelihood="gaussian", scale=10.0)])
+    >>> height.embed(torch.tensor([[0.5]]), torch.tensor([[False]]))
+    tensor([[0.]])
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
