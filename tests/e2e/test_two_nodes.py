@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -80,8 +81,10 @@ def said(log: Path, pattern: str, *, timeout_s: float = 60) -> str:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A cluster of two nodes with one CPU each."""
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster of two nodes with one CPU each, and a token that every node and driver must have."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     head, second = tmp_path / "head.log", tmp_path / "second.log"
     with node(head, "--head", f"--port={free_port()}", "--include-dashboard=false"):
         found = said(head, r"--address='([\d.:]+)'")
