@@ -55,6 +55,8 @@ def test_two_workers_train_the_model_that_one_trains(tmp_path: Path) -> None:
     for mine, yours in zip(history(runs[0]), history(runs[1]), strict=True):
         assert mine == pytest.approx(yours, rel=1e-5)
     assert (one.train_rows, one.test_rows) == (two.train_rows, two.test_rows)
+    again = trained(runs[0])
+    assert (again.new, again.digest) == (False, one.digest), "the same training is not done twice"
 
 
 def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path) -> None:
@@ -104,14 +106,6 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
         worker.checkpoint.seal(folder)
     (tmp_path / "checkpoints/epoch-00002/state.pt").write_text("torn")
     assert [it.name for it in worker.whole_checkpoints(tmp_path)] == ["epoch-00001"]
-
-
-def test_a_finished_training_is_not_done_twice(tmp_path: Path) -> None:
-    """The same key is the same training; another setting is another."""
-    settings = prepared(tmp_path, train={"num_workers": 1, "epochs": 1})
-    first = trained(settings)
-    assert trained(settings).new is False
-    assert trained(settings).digest == first.digest
 
 
 def test_more_workers_than_cpus_is_a_clear_error(tmp_path: Path) -> None:
