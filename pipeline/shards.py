@@ -37,11 +37,6 @@ def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return mixed
 
 
-def steps(rows: int, *, batch_rows: int) -> int:
-    """Optimisation steps of one epoch, the same on every rank."""
-    return -(-rows // batch_rows)
-
-
 def epoch(
     rows: int, *, batch_rows: int, seed: int, epoch: int, world_size: int, rank: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], slice]]:

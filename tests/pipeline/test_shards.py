@@ -21,7 +21,7 @@ def global_order(rows: int, batch_rows: int, seed: int, epoch: int, world_size: 
         steps = list(
             shards.epoch(rows, batch_rows=batch_rows, seed=seed, epoch=epoch, world_size=world_size, rank=rank)
         )
-        assert len(steps) == len(batches) == shards.steps(rows, batch_rows=batch_rows), "every rank has every step"
+        assert len(steps) == len(batches) == -(-rows // batch_rows), "every rank has every step"
         for batch, (mine, places) in zip(batches, steps, strict=True):
             taken = batch[places]
             assert taken == [-1] * len(mine), "two ranks hold one place"
@@ -125,4 +125,5 @@ def test_the_hash_is_the_published_one() -> None:
 @pytest.mark.parametrize(("rows", "batch", "steps"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2), (8, 1, 8)])
 def test_steps_round_up(rows: int, batch: int, steps: int) -> None:
     """The last batch may be smaller."""
-    assert shards.steps(rows, batch_rows=batch) == steps
+    batches = shards.epoch(rows, batch_rows=batch, seed=0, epoch=0, world_size=1, rank=0)
+    assert len(list(batches)) == steps
