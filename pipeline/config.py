@@ -12,10 +12,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from vae.config import FORBID_EXTRA, Bounds, LikelihoodName, Network, Positive, check
+from vae.config import (
+    COUNTS,
+    FORBID_EXTRA,
+    LEVELS,
+    REALS,
+    Bounds,
+    Count,
+    LikelihoodName,
+    Network,
+    Objective,
+    Positive,
+    check,
+)
 
 Share = Annotated[float, Bounds(gt=0, le=0.5)]
-Count = Annotated[int, Bounds(ge=0)]
 Settings = dict[str, Any]
 ROW_ID = "row_id"
 """Id of a table without one: the running number of the row."""
@@ -78,7 +89,19 @@ class ColumnConfig:
     nullable: bool = False
     """Whether cells may be missing. Missing cells cost nothing in the loss."""
     shape: tuple[Positive, ...] = ()
-    """Height and width of an image column, for the report."""
+    """Height, width and, unless 1, channels of an image column: for convolutions and the report."""
+    sigma: Annotated[float, Bounds(ge=0)] = 0.0
+    """Fixed standard deviation of a gaussian, in the column's units (squared error); 0: learned."""
+    components: Annotated[int, Bounds(ge=1, le=100)] = 5
+    """Components of a mixture."""
+    group: str = ""
+    """Name of the group that shares a joint_mixture."""
+    order: tuple[str | int | float, ...] = ()
+    """Ranks of an ordinal, lowest first; empty: sorted."""
+    levels: Count = 0
+    """Values 0..levels-1 of a binomial, discretised_logistic or binarised column."""
+    binarise: Literal["none", "static", "dynamic"] = "none"
+    """bernoulli over levels: 1 above the middle, or drawn anew in every step with the level as probability."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -95,16 +118,41 @@ class ColumnConfig:
             raise ValueError("role = 'id' with nullable = true: an id is never missing")
         if self.role == "passthrough" and self.nullable and match[4]:
             raise ValueError("role = 'passthrough' with nullable = true: Parquet readers cannot tell a missing vector")
-        if self.shape and f"[{math.prod(self.shape)}]" != match[4]:
+        if self.shape and (len(self.shape) not in (2, 3) or f"[{math.prod(self.shape)}]" != match[4]):
             raise ValueError(f"shape = {list(self.shape)} with type = {self.type!r}: the sizes differ")
         if (self.role == "feature") != (self.likelihood is not None):
             raise ValueError(
                 f"role = {self.role!r} with likelihood = {self.likelihood!r}: features, and only they, have one"
             )
-        if self.likelihood == "gaussian" and self.type in ("string", "bool"):
-            raise ValueError(f"likelihood = 'gaussian' with type = {self.type!r}: use 'categorical' or 'bernoulli'")
-        if self.likelihood == "categorical" and self.type.endswith("]"):
+        if self.role == "feature":
+            self._check_likelihood(number=self.type not in ("string", "bool"), whole="int" in self.type)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the model is given the column's numbers, not codes of its categories."""
+        return self.likelihood in (*REALS, *COUNTS, *LEVELS) or self.binarise != "none"
+
+    def _check_likelihood(self, *, number: bool, whole: bool) -> None:
+        """Raise ValueError for a setting that the likelihood cannot honour."""
+        name, kind = self.likelihood, f"likelihood = {self.likelihood!r}"
+        levelled = name in LEVELS or self.binarise != "none"
+        if self.numeric and not number:
+            raise ValueError(f"{kind} with type = {self.type!r}: use 'categorical' or 'bernoulli'")
+        if name in COUNTS and not whole:
+            raise ValueError(f"{kind} with type = {self.type!r}: counts have an integer type")
+        if name == "categorical" and self.type.endswith("]"):
             raise ValueError("likelihood = 'categorical' on a vector: use 'gaussian' or 'bernoulli'")
+        if name == "ordinal" and not number and not self.order:
+            raise ValueError(f"{kind} with type = {self.type!r}: give the ranks as order, lowest first")
+        for setting, wanted in (("sigma", "gaussian"), ("order", "ordinal")):
+            if getattr(self, setting) and name != wanted:
+                raise ValueError(f"{setting} = {getattr(self, setting)!r} with {kind}: only {wanted!r} has one")
+        if self.binarise != "none" and name != "bernoulli":
+            raise ValueError(f"binarise = {self.binarise!r} with {kind}: use 'bernoulli'")
+        if levelled != (self.levels > 1):
+            raise ValueError(f"levels = {self.levels} with {kind}: how many values, 0 included; 256 for 8-bit pixels")
+        if bool(self.group) != (name == "joint_mixture"):
+            raise ValueError(f"group = {self.group!r} with {kind}: columns of a joint_mixture name their group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +169,8 @@ class Train:
     """Rows per optimisation step over all workers together."""
     learning_rate: Annotated[float, Bounds(gt=0, le=1)] = 1e-3
     """Adam's step size."""
-    beta: Annotated[float, Bounds(ge=0)] = 1.0
-    """Weight of the KL term; 1 is the evidence lower bound."""
+    importance_samples: Count = 100
+    """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0
     """Of the initial weights, the order of rows and the posterior noise."""
     num_workers: Positive = 2
@@ -227,6 +275,7 @@ class RunConfig:
     columns: dict[str, ColumnConfig]
     """Columns by name; `latentpipe init --data FILE` writes them."""
     model: Network = field(default_factory=Network)
+    objective: Objective = field(default_factory=Objective)
     train: Train = field(default_factory=Train)
     encode: Encode = field(default_factory=Encode)
     reduce: Reduce = field(default_factory=Reduce)
@@ -250,6 +299,9 @@ class RunConfig:
                 raise ValueError(f"column {name!r}: latents have a column of that name; rename it, or ignore it")
         if ROW_ID in self.columns and self.id_column != ROW_ID:
             raise ValueError(f"column {ROW_ID!r}: give it role = 'id', or declare the column that is the id")
+        self.objective.suit(self.model)
+        if self.model.body == "convolution" and not any(it.shape for it in self.role("feature").values()):
+            raise ValueError("model.body = 'convolution': no column has a shape, such as shape = [28, 28]")
         if self.report.colour_by and self.report.colour_by not in self.role("passthrough", "feature"):
             raise ValueError(f"report.colour_by = {self.report.colour_by!r}: not a feature or passthrough column")
 

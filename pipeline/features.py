@@ -1,21 +1,22 @@
 """Fitted preprocessing: rows <-> `values` and `observed`, and back to the original types and units.
 
-    Gaussian      (x - center) / scale
-    Bernoulli     0 or 1, in the order of the two categories
+    reals         (x - center) / scale; log_normal: of log x
+    counts        as they are
+    levels        as they are; binarised: 0 or 1 about the middle, or the share of the highest level
+    bernoulli     0 or 1, in the order of the two categories
+    ordinal       0..K-1 in the declared order, or the sorted one
     categorical   code 1..K in the order of the categories; 0 is reserved for a category not seen in training
 
-Fitted on training rows only, saved beside the model as `features.json`.
+Fitted on training rows only (`pipeline.fitting`), saved beside the model as `features.json`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,33 +26,61 @@ import pyarrow.compute as pc
 from pipeline.config import ColumnConfig
 from pipeline.errors import DataError
 from pipeline.schema import arrow_type
-from vae.config import Column, LikelihoodName
+from vae.config import CATEGORIES, COUNTS, LEVELS, REALS, Column, LikelihoodName
 
 FILE: Final = "features.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
 REAL_FLOOR: Final = 1e-2
 ROUNDING: Final = 1 / math.sqrt(12)
 """Standard deviation of rounding to whole numbers: a model of integers can claim no smaller one."""
-BLOCKS: Final[tuple[LikelihoodName, ...]] = ("gaussian", "bernoulli", "categorical")
-MAX_CATEGORIES: Final = 10_000
+BLOCKS: Final = get_args(LikelihoodName)
+EXACT: Final = 1 << 24
+"""Whole numbers up to here are themselves in float32."""
 Values = npt.NDArray[np.float32]
 Observed = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """One column's fitted transformation."""
+    """One column's fitted transformation: what the config says of it, then what was found in the training rows."""
 
     name: str
     type: str
     """As in the run's config: `int64`, `float32[64]`, ..."""
     likelihood: LikelihoodName
     nullable: bool
+    shape: tuple[int, ...] = ()
+    sigma: float = 0.0
+    components: int = 5
+    group: str = ""
+    levels: int = 0
+    binarise: str = "none"
     center: float = 0.0
     scale: float = 1.0
+    deviation: float = 0.0
+    """Standard deviation in the column's units."""
+    low: float = 0.0
+    high: float = 0.0
+    means: tuple[float, ...] = ()
+    """Mean model value of each feature."""
     categories: tuple[Any, ...] = ()
     rates: tuple[float, ...] = ()
-    """Marginal probabilities in the training rows: of the second category, or of each code."""
+    """Marginal probability of each code."""
+
+    @classmethod
+    def bare(cls, name: str, column: ColumnConfig) -> Self:
+        """Before anything is fitted."""
+        assert column.likelihood is not None
+        shared = ("type", "nullable", "sigma", "components", "group", "levels", "binarise")
+        settings = {setting: getattr(column, setting) for setting in shared}
+        shape = (*column.shape, 1)[:3] if column.shape else ()
+        order = tuple(column.order)
+        return cls(name=name, likelihood=column.likelihood, shape=shape, categories=order, **settings)
+
+    def with_statistics(self, **found: Any) -> Self:
+        """With what was found in the training rows."""
+        found["means"] = tuple(map(float, found.get("means", ())))
+        return replace(self, **found)
 
     @property
     def arrow(self) -> pa.DataType:
@@ -73,48 +102,79 @@ class Feature:
         """Features the column occupies."""
         return int(self.arrow.list_size) if self.vector else 1
 
+    @property
+    def coded(self) -> bool:
+        """Whether its values are codes of categories."""
+        return self.likelihood in ("categorical", "ordinal") or (self.likelihood, self.binarise) == (
+            "bernoulli",
+            "none",
+        )
+
     def column(self) -> Column:
         """The column as the model sees it."""
-        whole = pa.types.is_integer(self.scalar)
+        whole = pa.types.is_integer(self.scalar) and self.likelihood != "log_normal"
+        codes = {"categorical": len(self.categories) + 1, "ordinal": len(self.categories)}
         return Column(
             name=self.name,
             likelihood=self.likelihood,
             width=self.width,
-            codes=len(self.categories) + 1 if self.likelihood == "categorical" else 0,
+            shape=self.shape,
+            codes=self.levels if self.likelihood in LEVELS else codes.get(self.likelihood, 0),
+            center=self.center,
             scale=self.scale,
             floor=max(REAL_FLOOR, ROUNDING / self.scale) if whole else REAL_FLOOR,
+            sigma=self.sigma / self.scale,
+            components=self.components,
+            group=self.group,
+            means=self.means,
             rates=self.rates,
+            low=self.low,
+            high=self.high,
+            dynamic=self.binarise == "dynamic",
             nullable=self.nullable,
         )
 
+    @property
+    def spread(self) -> float:
+        """The error of the best constant guess in the training rows: RMSE in its units, or the share of wrong codes."""
+        if self.likelihood in CATEGORIES:
+            return 1 - max(self.rates or tuple(max(rate, 1 - rate) for rate in self.means or (1.0,)))
+        return self.deviation
+
     def transform(self, array: pa.Array) -> tuple[Values, Observed]:
         """`[row, width]` numbers and which of them are there; missing ones are 0."""
-        flat = _elements(array, self.width)
-        if self.likelihood == "gaussian":
-            numbers = flat.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            scaled, seen = (numbers - self.center) / self.scale, ~np.isnan(numbers)
+        if self.coded:
+            scaled, seen = self._codes(elements(array, self.width))
         else:
-            cells = _comparable(flat)
-            code = pc.index_in(cells, pa.array(self.categories, cells.type)).to_numpy(zero_copy_only=False)
-            known, present = ~np.isnan(code), pc.is_valid(flat).to_numpy(zero_copy_only=False)
-            categorical = self.likelihood == "categorical"
-            scaled, seen = np.where(known, code + categorical, 0), present if categorical else known
+            scaled = (numbers(self, array) - self.center) / self.scale
+            seen = ~np.isnan(scaled)
         shape = (len(array), self.width)
         return np.where(seen, scaled, 0).astype(np.float32).reshape(shape), seen.reshape(shape)
 
     def restore(self, values: Values) -> pa.Array:
         """`[row, width]` model values as the column they stand for, in its own type and units."""
         flat = values.astype(np.float64).ravel()
-        if self.likelihood == "gaussian":
-            elements = _to_type(flat * self.scale + self.center, self.scalar)
-        else:
+        if self.coded:
             index = flat.round().astype(np.int64) - (self.likelihood == "categorical")
             known = index.clip(0, max(len(self.categories) - 1, 0))
-            cells = pa.array(self.categories or (None,), _comparable(pa.array([], self.scalar)).type)
-            elements = cells.take(pa.array(known)).cast(self.scalar)
-        if self.vector:
-            return pa.FixedSizeListArray.from_arrays(elements, type=self.arrow)
-        return elements
+            cells = pa.array(self.categories or (None,), comparable(pa.array([], self.scalar)).type)
+            flat_array = cells.take(pa.array(known)).cast(self.scalar)
+        else:
+            flat_array = _to_type(self._units(flat), self.scalar)
+        return pa.FixedSizeListArray.from_arrays(flat_array, type=self.arrow) if self.vector else flat_array
+
+    def _codes(self, flat: pa.Array) -> tuple[npt.NDArray[Any], Observed]:
+        cells = comparable(flat)
+        code = pc.index_in(cells, pa.array(self.categories, cells.type)).to_numpy(zero_copy_only=False)
+        known, present = ~np.isnan(code), pc.is_valid(flat).to_numpy(zero_copy_only=False)
+        categorical = self.likelihood == "categorical"
+        return np.where(known, code + categorical, 0), present if categorical else known
+
+    def _units(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        units = values * self.scale + self.center
+        if self.likelihood == "log_normal":
+            return np.exp(np.clip(units, -700, 700))
+        return units * (self.levels - 1) if self.likelihood == "bernoulli" else units
 
 
 @dataclass(frozen=True)
@@ -125,15 +185,15 @@ class Features:
 
     @property
     def layout(self) -> list[Feature]:
-        """In the order of the model's features: sorted by likelihood, so that each is one block."""
-        return sorted(self.columns, key=lambda feature: BLOCKS.index(feature.likelihood))
+        """In the order of the model's features: sorted so that what one block can hold lies together."""
+        return sorted(self.columns, key=lambda it: (BLOCKS.index(it.likelihood), it.group, it.components, it.shape))
 
     def model_columns(self) -> tuple[Column, ...]:
         """The columns as the model sees them."""
         return tuple(feature.column() for feature in self.layout)
 
     def transform(self, table: pa.Table | pa.RecordBatch) -> tuple[Values, Observed]:
-        """Rows as `values[row, feature]` and `observed[row, feature]`. Raises DataError for a missing column."""
+        """Rows as `values[row, feature]` and `observed[row, feature]`. Raises DataError for what cannot be."""
         parts = [feature.transform(_column(table, feature.name)) for feature in self.layout]
         values, observed = zip(*parts, strict=True)
         return np.concatenate(values, axis=1), np.concatenate(observed, axis=1)
@@ -159,98 +219,47 @@ class Features:
     def load(cls, directory: Path) -> Self:
         """Read `features.json`."""
         plain = json.loads((directory / FILE).read_text())
-        if plain["format"] != FORMAT:
-            raise DataError(f"written by a newer version; this one reads format {FORMAT}", str(directory / FILE))
-        tuples = ("categories", "rates")
-        columns = ({**column, **{key: tuple(column[key]) for key in tuples}} for column in plain["columns"])
-        return cls(tuple(Feature(**column) for column in columns))
+        if (written := plain["format"]) != FORMAT:
+            age = "a newer version" if written > FORMAT else "an older version; train again"
+            raise DataError(f"format {written}, not {FORMAT}: written by {age}", str(directory / FILE))
+        return cls(tuple(Feature(**_frozen(column)) for column in plain["columns"]))
 
 
-def fit(batches: Iterable[pa.RecordBatch], columns: Mapping[str, ColumnConfig]) -> Features:
-    """Fit every feature column in one pass over the training rows."""
-    tallies = {name: _Tally(name, column) for name, column in columns.items()}
-    for batch in batches:
-        for name, tally in tallies.items():
-            tally.add(batch.column(name))
-    return Features(tuple(tally.fitted() for tally in tallies.values()))
+def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-@dataclass
-class _Tally:
-    """Running statistics of one column: moments merged as in Chan et al. (1979), or counts of categories."""
+def numbers(feature: Feature, array: pa.Array) -> npt.NDArray[np.float64]:
+    """A numeric column's elements as its likelihood counts them, before they are standardised; NaN where missing.
 
-    name: str
-    column: ColumnConfig
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    largest: float = 0.0
-    categories: Counter[Any] = field(default_factory=Counter)
+    Raises DataError, naming the column and the value, for one that the likelihood cannot have.
+    """
+    cells = elements(array, feature.width).cast(pa.float64(), safe=False)
+    flat: npt.NDArray[np.float64] = cells.to_numpy(zero_copy_only=False)
+    if feature.likelihood == "log_normal":
+        _refuse(feature, flat, flat <= 0, "is not positive", "'gaussian' or 'student_t'")
+        logarithms: npt.NDArray[np.float64] = np.log(flat)
+        return logarithms
+    if feature.likelihood in COUNTS:
+        _refuse(feature, flat, (flat < 0) | (flat > EXACT), f"is no count from 0 to {EXACT:,}", "'gaussian'")
+    if feature.likelihood in REALS or feature.likelihood in COUNTS:
+        return flat
+    highest = feature.levels - 1
+    _refuse(feature, flat, (flat < 0) | (flat > highest), f"is no level from 0 to {highest}", "more levels")
+    if feature.binarise == "none":
+        return flat
+    return flat / highest if feature.binarise == "dynamic" else np.where(np.isnan(flat), flat, flat > highest / 2)
 
-    def add(self, array: pa.Array) -> None:
-        kind = arrow_type(self.column.type, column=self.name)
-        flat = _elements(array, kind.list_size if pa.types.is_fixed_size_list(kind) else 1).drop_null()
-        if self.column.likelihood == "gaussian":
-            self._moments(flat.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-        else:
-            counted = pc.value_counts(_comparable(flat))
-            pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-            self.categories.update(dict(pairs))
-            self._limit()
 
-    def fitted(self) -> Feature:
-        assert self.column.likelihood is not None
-        gaussian = self.column.likelihood == "gaussian"
-        return Feature(
-            name=self.name,
-            type=self.column.type,
-            likelihood=self.column.likelihood,
-            nullable=self.column.nullable,
-            center=self.mean,
-            scale=self._scale() if gaussian else 1.0,
-            categories=tuple(sorted(self.categories)),
-            rates=() if gaussian else self._rates(),
+def _refuse(feature: Feature, flat: npt.NDArray[np.float64], wrong: Observed, what: str, instead: str) -> None:
+    if wrong.any():
+        raise DataError(
+            f"column {feature.name!r} holds {flat[wrong][0]:g}, which {what} ({feature.likelihood})",
+            cure=f"{instead} under columns.{feature.name}, or set such rows aside before",
         )
 
-    def _moments(self, numbers: npt.NDArray[np.float64]) -> None:
-        if not len(numbers):
-            return
-        self.largest = max(self.largest, float(np.abs(numbers).max()))
-        with np.errstate(over="ignore", invalid="ignore"):
-            total, mean = self.count + len(numbers), float(numbers.mean())
-            apart = mean - self.mean
-            self.squares += float(((numbers - mean) ** 2).sum()) + apart * apart * self.count * len(numbers) / total
-            self.mean += apart * len(numbers) / total
-            self.count = total
 
-    def _scale(self) -> float:
-        if not math.isfinite(self.squares):
-            raise DataError(
-                f"column {self.name!r} holds numbers too large to standardise, up to {self.largest:g}",
-                cure="mend them, or give the column the role 'passthrough'",
-            )
-        deviation = math.sqrt(self.squares / max(self.count, 1))
-        constant = deviation <= 1e-12 * self.largest
-        return 1.0 if constant else deviation
-
-    def _rates(self) -> tuple[float, ...]:
-        counts = [self.categories[category] for category in sorted(self.categories)]
-        if self.column.likelihood == "bernoulli":
-            return (counts[-1] / sum(counts),) if len(counts) == 2 else (0.0,)
-        total = sum(counts) + len(counts) + 1
-        return tuple((count + 1) / total for count in (0, *counts))
-
-    def _limit(self) -> None:
-        limit = 2 if self.column.likelihood == "bernoulli" else MAX_CATEGORIES
-        if len(self.categories) > limit:
-            some = ", ".join(repr(value) for value in list(self.categories)[:4])
-            raise DataError(
-                f"column {self.name!r} has more than {limit:,} distinct values ({some}, ...)",
-                cure=f"another likelihood than {self.column.likelihood!r}, or role = 'passthrough', under [columns]",
-            )
-
-
-def _elements(array: pa.Array, width: int) -> pa.Array:
+def elements(array: pa.Array, width: int) -> pa.Array:
     """A column's cells one after the other, `width` to a row; a missing vector is `width` missing cells."""
     if not pa.types.is_fixed_size_list(array.type):
         return array
@@ -262,7 +271,7 @@ def _elements(array: pa.Array, width: int) -> pa.Array:
     return array.flatten().take(pa.array(index.ravel(), mask=index.ravel() < 0))
 
 
-def _comparable(cells: pa.Array) -> pa.Array:
+def comparable(cells: pa.Array) -> pa.Array:
     """Cells as values that count as categories: floats in double precision, and zero without a sign."""
     if pa.types.is_floating(cells.type):
         return pc.add(cells.cast(pa.float64()), 0.0)

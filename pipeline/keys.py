@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 1, "training": 1, "latents": 1, "reduced": 1, "samples": 1}
+CONTRACTS: Final = {"dataset": 1, "training": 2, "latents": 1, "reduced": 1, "samples": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
@@ -37,8 +37,9 @@ def training(config: RunConfig, dataset_key: str) -> str:
     return _key(
         "training",
         dataset=dataset_key,
-        likelihoods={name: it["likelihood"] for name, it in settings["columns"].items()},
+        columns={name: it for name, it in settings["columns"].items() if it["role"] == "feature"},
         model=settings["model"],
+        objective=settings["objective"],
         train={name: value for name, value in settings["train"].items() if name not in free},
         split={name: settings["data"][name] for name in ("validation", "test")},
     )

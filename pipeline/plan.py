@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import features, keys, snapshots, sources
+from pipeline import fitting, keys, snapshots, sources
 from pipeline.config import RunConfig
 from pipeline.ingest import Intake
 from pipeline.progress import Stage
@@ -59,7 +59,7 @@ def plan(config: RunConfig) -> Planned:
     with Stage("plan") as stage:
         files = sources.files(config.data, workspace=config.root)
         intake = Intake(config, stage)
-        fitted = features.fit(intake.batches(files), config.role("feature"))
+        fitted = fitting.fit(intake.batches(files), config.role("feature"))
         intake.check(files)
         model = ModelConfig(columns=fitted.model_columns(), network=config.model)
         parameters = sum(parameter.numel() for parameter in VAE(model).parameters())

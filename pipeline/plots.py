@@ -16,18 +16,18 @@ CATEGORIES: Final = 12
 Numbers = npt.NDArray[Any]
 
 
-def loss_curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
-    """Validation reconstruction and KL by epoch, apart."""
+def loss_curves(history: Sequence[Mapping[str, float]], best_epoch: int, score: str) -> Figure:
+    """Validation reconstruction and KL by epoch, apart, and the score that the best epoch is chosen by."""
     epochs = [it["epoch"] for it in history]
     figure, (left, right) = _panels(2)
     left.plot(epochs, [-it["log_likelihood"] for it in history], color=BLUE, label="validation -log p(x|z)")
-    left.plot(epochs, [-it["elbo"] for it in history], color=INK, label="validation -ELBO")
+    left.plot(epochs, [-it["score"] for it in history], color=INK, label=f"validation -{score}")
     right.plot(epochs, [it["kl"] for it in history], color=RED, label="validation KL")
     for axes in (left, right):
         axes.axvline(best_epoch, color=GREY, zorder=0, label=f"best epoch, {best_epoch}")
         axes.set(xlabel="epoch", ylabel="nats per row")
         axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"Best validation ELBO {max(it['elbo'] for it in history):.3f} nats per row", fontsize=10)
+    figure.suptitle(f"Best validation {score} {max(it['score'] for it in history):.3f} nats per row", fontsize=10)
     return figure
 
 

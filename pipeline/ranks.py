@@ -5,16 +5,21 @@ A module of its own, because every worker process imports it: no MLflow here.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import ray
 from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
 from pipeline import worker
+from pipeline.checkpoints import Metrics, Progress
 from pipeline.errors import LatentpipeError
-from pipeline.worker import Metrics, Place, Progress
+from pipeline.worker import Place
 from vae.evaluate import Evaluation
+
+WRAPPED: Final[dict[str, Any]] = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
+"""Buffers are constants: there is nothing to synchronise in every step."""
 
 
 class Board:
@@ -48,6 +53,6 @@ def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation] | LatentpipeEr
         ray.get(board.pin.remote(metrics))  # waits: what is pinned is there when the loop has ended
 
     try:
-        return worker.run(settings["job"], place=place, prepare=prepare_model, report=pin)
+        return worker.run(settings["job"], place=place, prepare=partial(prepare_model, **WRAPPED), report=pin)
     except LatentpipeError as error:
         return error

@@ -39,8 +39,14 @@ class Trained:
     best_epoch: int
     train_rows: int
     test_rows: int
-    elbo: float
-    """Mean over the held-out test rows, nats per row in original units."""
+    elbo: float | None
+    """Mean over the held-out test rows, nats per row in original units; none if the encoder is deterministic."""
+    nll: float | None
+    """-log p(x) of the test rows by importance sampling."""
+    importance_samples: int
+    """Samples per row of `nll`."""
+    gain: float | None
+    """Nats per row over probabilistic PCA."""
     log_likelihood: float
     kl: float
     active_units: int

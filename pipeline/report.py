@@ -48,7 +48,9 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             figures = {
-                "training": plots.loss_curves(story["history"], story["best_epoch"]),
+                "training": plots.loss_curves(
+                    story["history"], story["best_epoch"], config.objective.score(config.model)
+                ),
                 "latent-use": plots.latent_use(
                     evaluation["kl_per_latent"], evaluation["variance_per_latent"], evaluation["active_units"]
                 ),
@@ -71,9 +73,7 @@ def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> di
         "model": encoded.model,
         "rows to train, validate, test": ", ".join(f"{rows:,}" for rows in story["rows"].values()),
         "best epoch": f"{story['best_epoch']} of {story['epoch']}",
-        "test ELBO, nats per row": f"{judged.elbo:.4f}",
-        "reconstruction, E log p(x|z)": f"{judged.log_likelihood:.4f}",
-        "KL(q(z|x) || p(z))": f"{judged.kl:.4f}",
+        **_nats(judged),
         "active latent dimensions": f"{judged.active_units} of {encoded.latent}",
         "verdict": judged.verdict,
         "rows encoded": f"{encoded.rows:,}",
@@ -82,6 +82,20 @@ def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> di
         "coordinates": reduced.snapshot,
         "variance on the first coordinates": ", ".join(f"{share:.1%}" for share in reduced.explained),
     }
+
+
+def _nats(judged: Evaluation) -> dict[str, str]:
+    """What the test rows cost, nats per row."""
+    fit = {"reconstruction, E log p(x|z)": f"{judged.log_likelihood:.4f}"}
+    if judged.elbo is None:
+        return fit
+    found = {"test ELBO, nats per row": f"{judged.elbo:.4f}", **fit, "KL(q(z|x) || p(z))": f"{judged.kl:.4f}"}
+    if judged.nll is not None:
+        drawn = f"{judged.importance_samples} importance samples, seed {judged.seed}"
+        found["test NLL, -log p(x)"] = f"{judged.nll:.4f} by {drawn}"
+    if judged.gain is not None:
+        found["nats per row over pPCA"] = f"{judged.gain:.4f}"
+    return found
 
 
 def _scatter(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Figure:
@@ -118,12 +132,13 @@ def _reconstructions(
 ) -> dict[str, Figure]:
     """A grid for each image column; error bars for the other columns, where there are any."""
     found: dict[str, Figure] = {}
-    images = {name: it for name, it in config.role("feature").items() if len(it.shape) == 2}
+    images = {name: it for name, it in config.role("feature").items() if it.shape and it.shape[2:] in ((), (1,), (3,))}
     if "recon" in latents.read(source.directory).schema.names:
         for name, column in images.items():
             found[f"reconstruction-{len(found)}"] = _grid(source, name, column.shape)
-    spread = {it.name: _spread(it) for it in Features.load(model).columns if it.name not in images}
-    errors = {name: evaluation["error_per_column"][name] for name in spread if spread[name] > 0}
+    spread = {it.name: it.spread for it in Features.load(model).columns if it.name not in images}
+    all_errors = evaluation["error_per_column"]
+    errors = {name: all_errors[name] for name in spread if spread[name] > 0 and all_errors[name] is not None}
     if errors:
         found["reconstruction-errors"] = plots.column_errors(errors, spread)
     return found
@@ -140,16 +155,8 @@ def _grid(source: Snapshot, name: str, shape: Sequence[int]) -> Figure:
 
 def _images(column: pa.ChunkedArray, shape: Sequence[int]) -> npt.NDArray[np.float64]:
     flat = column.combine_chunks().flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
-    images: npt.NDArray[np.float64] = flat.reshape(-1, *shape)
+    images: npt.NDArray[np.float64] = flat.reshape(-1, *(shape[:2] if shape[2:] == (1,) else shape))
     return images
-
-
-def _spread(feature: Any) -> float:
-    """The error of the best constant guess: the standard deviation, or the share of all but the commonest value."""
-    if feature.likelihood == "gaussian":
-        return float(feature.scale)
-    rates = feature.rates if feature.likelihood == "categorical" else (feature.rates[0], 1 - feature.rates[0])
-    return float(1 - max(rates))
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -160,7 +167,10 @@ def _save(figure: Figure, path: Path) -> Path:
 def _page(name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
     images = "".join(f'<p><img alt="{html.escape(it.stem)}" src="{data_uri(it)}"></p>' for it in files)
     nats = evaluation["log_likelihood_per_column"]
-    columns = [(name, f"{error:.4g}", f"{nats[name]:.4f}") for name, error in evaluation["error_per_column"].items()]
+    columns = [
+        (name, "nothing observed" if error is None else f"{error:.4g}", f"{nats[name]:.4f}")
+        for name, error in evaluation["error_per_column"].items()
+    ]
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}: latents</title>"
         f"<style>{STYLE}</style><h1>{html.escape(name)}: latent codes</h1>{_table(table.items())}"

@@ -31,7 +31,7 @@ class Summary:
             f"{config.name}: done in {sum(self.seconds.values()):.1f} s",
             f"rows       {rows.rows_in:,} in = {rows.rows:,} kept + {rows.quarantined:,} quarantined",
             f"training   best epoch {model.best_epoch} of {model.epochs}, {model.rows_per_s:,.0f} rows/s",
-            f"test ELBO  {model.elbo:.3f} nats/row = reconstruction {model.log_likelihood:.3f} - KL {model.kl:.3f}",
+            *_nats(model),
             f"latents    {model.active_units} of {model.latent} dimensions active: {model.verdict}",
             f"model      {self.registered.name} version {self.registered.version}{alias}",
             f"snapshot   {codes.snapshot}, {codes.bytes:,} bytes in {codes.files} files",
@@ -44,3 +44,15 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
         return asdict(self)
+
+
+def _nats(model: Trained) -> list[str]:
+    """What the test rows cost."""
+    if model.elbo is None:
+        return [f"test fit   log p(x|z) {model.log_likelihood:.3f} nats/row; a deterministic encoder has no bound"]
+    parts = f"reconstruction {model.log_likelihood:.3f} - KL {model.kl:.3f}"
+    lines = [f"test ELBO  {model.elbo:.3f} nats/row = {parts}"]
+    if model.nll is not None and model.gain is not None:
+        drawn = f"{model.importance_samples} importance samples"
+        lines.append(f"test NLL   {model.nll:.3f} nats/row by {drawn}, {model.gain:.3f} better than pPCA")
+    return lines

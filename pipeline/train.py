@@ -22,7 +22,8 @@ from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFaile
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline import features, keys, shards
+from pipeline import fitting, keys, shards
+from pipeline.checkpoints import Metrics, Progress
 from pipeline.cluster import own_error, ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
@@ -32,7 +33,7 @@ from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
-from pipeline.worker import STORY, Job, Metrics, Progress, rows
+from pipeline.worker import STORY, Job, rows
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
@@ -90,10 +91,11 @@ def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
         validation=config.data.validation,
         test=config.data.test,
         network=config.model,
+        objective=config.objective,
         train=config.train,
     )
     counts = dict.fromkeys((shards.TRAIN, shards.VALIDATION, shards.TEST), 0)
-    fitted = features.fit(_training_rows(job, counts), config.role("feature"))
+    fitted = fitting.fit(_training_rows(job, counts), config.role("feature"))
     if not all(counts.values()):
         raise DataError(
             "{:,} rows give {:,} to train on, {:,} to validate and {:,} to test".format(
@@ -146,7 +148,7 @@ def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[P
         try:
             for metrics in _pinned(board, future):
                 run.log(metrics)
-                stage.update(_line(metrics[-1], settings.epochs))
+                stage.update(_line(metrics[-1], settings.epochs, config.objective.score(config.model)))
             outcome = future.result().return_value
         except (TrainingFailedError, RayError) as error:
             raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
@@ -178,10 +180,10 @@ def _check_resources(resources: dict[str, int], workers: int) -> None:
             )
 
 
-def _line(metrics: Metrics, epochs: int) -> str:
+def _line(metrics: Metrics, epochs: int, score: str) -> str:
     left = (epochs - metrics["epoch"]) * metrics["epoch_s"]
     return (
-        f"epoch {metrics['epoch']:.0f}/{epochs}, validation ELBO {metrics['elbo']:.3f} nats/row "
+        f"epoch {metrics['epoch']:.0f}/{epochs}, validation {score} {metrics['score']:.3f} nats/row "
         f"(log p(x|z) {metrics['log_likelihood']:.3f}, KL {metrics['kl']:.3f}), "
         f"{metrics['rows_per_s']:,.0f} rows/s, at most {left:.0f} s left"
     )
@@ -203,6 +205,9 @@ def _record(
         train_rows=rows["train"],
         test_rows=rows["test"],
         elbo=evaluation.elbo,
+        nll=evaluation.nll,
+        importance_samples=evaluation.importance_samples,
+        gain=evaluation.gain,
         log_likelihood=evaluation.log_likelihood,
         kl=evaluation.kl,
         active_units=evaluation.active_units,

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,28 +18,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Generator, Tensor, distributed, nn
 
-from pipeline import shards
+from pipeline import checkpoints, shards
+from pipeline.checkpoints import Metrics, Progress, copied
 from pipeline.config import Train
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
 from pipeline.storage import opened
-from vae import checkpoint, evaluate, fit
-from vae.config import ModelConfig, Network
-from vae.evaluate import Evaluation
+from vae import checkpoint, evaluate, fit, noise, rival
+from vae.config import ModelConfig, Network, Objective
+from vae.evaluate import BLOCK_ROWS, Evaluation
 from vae.model import VAE
 
 CHECKPOINT_EVERY_S: Final = 5.0
-BEST, STATE, PROGRESS = "best.safetensors", "state.pt", "progress.json"
 STORY: Final = "training.json"
 """Beside the model: rows of each split, the metrics of each epoch, the evaluation on the test rows."""
 SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
 CPU: Final = torch.device("cpu")
 _INT64: Final = (1 << 63) - 1
-TIMES: Final = ("rows_per_s", "epoch_s")
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,7 @@ class Job:
     validation: float
     test: float
     network: Network
+    objective: Objective
     train: Train
 
     @property
@@ -74,26 +72,6 @@ class Rows:
     def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The values and observed-mask of some rows."""
         return self.values[index], self.observed[index]
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """How far a training is."""
-
-    epoch: int = 0
-    """Epochs done."""
-    best_epoch: int = 0
-    best_elbo: float = -float("inf")
-    history: list[Metrics] = field(default_factory=list)
-
-    def without_times(self) -> Progress:
-        """The same, but for what no two runs have in common: so the same training leaves the same files."""
-        timeless = [{name: it[name] for name in it if name not in TIMES} for it in self.history]
-        return replace(self, history=timeless)
-
-    def exhausted(self, train: Train) -> bool:
-        """Whether to stop: the last epoch is done, or patience is at an end."""
-        return self.epoch >= train.epochs or self.epoch - self.best_epoch >= train.patience
 
 
 @dataclass(frozen=True)
@@ -128,7 +106,7 @@ def run(
 ) -> tuple[Progress, Evaluation]:
     """Train until the bound stops rising; leave the best model, sealed, in `<directory>/model`.
 
-    `prepare` wraps the model for data-parallel work; `report` hears of each epoch, on rank 0.
+    `prepare` wraps the loss for data-parallel work; `report` hears of each epoch, on rank 0.
     """
     torch.set_num_threads(job.train.cpus_per_worker)
     splits = load(job, place.device)
@@ -165,15 +143,21 @@ class _Trainer:
     def __init__(
         self, job: Job, place: Place, splits: dict[int, Rows], prepare: Callable[[nn.Module], nn.Module]
     ) -> None:
-        self.job, self.place, self.splits = job, place, splits
+        self.job, self.place = job, place
         torch.manual_seed(job.train.seed)
         columns = Features.load(job.path).model_columns()
         self.model = VAE(ModelConfig(columns=columns, network=job.network)).to(place.device)
+        self.splits = {**splits, **{kind: self._binarised(splits[kind]) for kind in (shards.VALIDATION, shards.TEST)}}
         self.adam = fit.optimizer(self.model.parameters(), learning_rate=job.train.learning_rate)
-        self.best = _copy(self.model)
-        self.progress = Progress()
-        self._resume()
-        self.replica = prepare(self.model)
+        start = copied(self.model)
+        self.best, self.progress = checkpoints.resume(job.path, self.model, self.adam, start, device=place.device)
+        if not place.agree(self.progress.epoch):
+            raise InfrastructureError(
+                "the workers see different checkpoints",
+                job.directory,
+                "put the workspace on storage that every node mounts",
+            )
+        self.loss = prepare(fit.Loss(self.model, job.objective, total=place.total))
         self.saved_at = time.monotonic()
 
     def epoch(self) -> Metrics:
@@ -181,14 +165,16 @@ class _Trainer:
         started = time.monotonic()
         loss = self._learn()
         seconds = time.monotonic() - started
-        judged = self.judge(shards.VALIDATION)
-        self._finite(judged.elbo, "validation bound")
+        objective = self.job.objective
+        judged = self.judge(shards.VALIDATION, samples=objective.draws if objective.bound == "iwae" else 0)
+        self._finite(judged.score, "validation bound")
         progress, rows = self.progress, len(self.splits[shards.TRAIN])
         progress.epoch += 1
         metrics = {
             "epoch": progress.epoch,
             "train_loss": loss / rows,
-            "elbo": judged.elbo,
+            "score": judged.score,
+            **({} if judged.elbo is None else {"elbo": judged.elbo}),
             "log_likelihood": judged.log_likelihood,
             "kl": judged.kl,
             "active_units": judged.active_units,
@@ -196,42 +182,42 @@ class _Trainer:
             "epoch_s": time.monotonic() - started,
         }
         progress.history.append(metrics)
-        if judged.elbo > progress.best_elbo:
-            progress.best_elbo, progress.best_epoch, self.best = judged.elbo, progress.epoch, _copy(self.model)
-        self._checkpoint(last=progress.exhausted(self.job.train))
+        if judged.score > progress.best_score:
+            progress.best_score, progress.best_epoch, self.best = judged.score, progress.epoch, copied(self.model)
+        if self.place.rank == 0:
+            self._checkpoint(last=progress.exhausted(self.job.train))
         return metrics
 
     def finish(self) -> Evaluation:
-        """The best weights, judged on the test rows; rank 0 writes them down."""
+        """The best weights, with their prior, judged on the test rows; rank 0 writes them down."""
         self.model.load_state_dict(self.best)
-        evaluation = self.judge(shards.TEST)
-        self._finite(evaluation.elbo, "bound on the test rows")
+        train = self._binarised(self.splits[shards.TRAIN])
+        if self.job.network.prior == "mixture":
+            fit.fit_prior(self.model, train.values, train.observed, seed=self.job.train.seed)
+        evaluation = self.judge(shards.TEST, samples=self.job.train.importance_samples)
+        self._finite(evaluation.score, "bound on the test rows")
         if self.place.rank == 0:
-            partial = self.job.path / "model.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            checkpoint.save(self.model, partial)
-            Features.load(self.job.path).save(partial)
-            rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
-            story = {"rows": rows, **asdict(self.progress.without_times()), "evaluation": asdict(evaluation)}
-            (partial / STORY).write_text(json.dumps(story, indent=1))
-            checkpoint.seal(partial)
-            shutil.rmtree(self.job.path / "model", ignore_errors=True)
-            partial.rename(self.job.path / "model")
+            evaluation = replace(evaluation, rival_nll=self._rival_nll(train))
+            self._write(evaluation)
         return evaluation
 
-    def judge(self, split: int) -> Evaluation:
+    def judge(self, split: int, *, samples: int = 0) -> Evaluation:
         """The exact evaluation over all rows of a split, the same on every rank; the same noise every time."""
-        rows, train = self.splits[split], self.job.train
-        noise = self._noise(len(rows), torch.Generator().manual_seed(train.seed))
+        rows, seed, place = self.splits[split], self.job.train.seed, self.place
+        posterior = torch.randn(len(rows), 1, self.job.network.latent, generator=Generator().manual_seed(seed))
         sums = evaluate.zero(self.model)
-        for index in torch.arange(self.place.rank, len(rows), self.place.world_size).split(8192):
-            sums += evaluate.tally(self.model, *rows.take(index), noise[index].to(self.place.device))
-        self.place.total(sums.packed)
-        return evaluate.conclude(self.model, sums)
+        for index in torch.arange(place.rank, len(rows), place.world_size).split(8192):
+            sums += evaluate.tally(self.model, *rows.take(index), posterior[index].to(place.device))
+        if samples and self.model.stochastic:
+            blocks = list(enumerate(torch.arange(len(rows)).split(BLOCK_ROWS)))
+            for block, index in blocks[place.rank :: place.world_size]:
+                sums += evaluate.weigh(self.model, *rows.take(index), samples=samples, seed=seed, block=block)
+        place.total(sums.packed)
+        return evaluate.conclude(self.model, sums, samples=samples, seed=seed)
 
     def _learn(self) -> float:
         train, place, rows = self.job.train, self.place, self.splits[shards.TRAIN]
-        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
+        generator = Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
         order = shards.epoch(
             len(rows),
             batch_rows=train.batch_rows,
@@ -244,12 +230,17 @@ class _Trainer:
         done = 0
         for index, mine in order:
             size = min(train.batch_rows, len(rows) - done)
-            noise = self._noise(size, generator)[mine].to(place.device)
-            share = place.world_size / size
+            drawn = self._noise(size, generator).take(mine, device=place.device)
+            beta = self.job.objective.beta_at(self.progress.epoch + done / len(rows))
             batch = rows.take(torch.from_numpy(index))
-            loss += fit.step(self.replica, self.adam, *batch, noise, share=share, beta=train.beta)
+            loss += fit.step(self.loss, self.adam, *batch, drawn, share=place.world_size / size, beta=beta)
             done += size
         return self._finite(float(place.total(loss)), "training loss")
+
+    def _noise(self, rows: int, generator: Generator) -> noise.Noise:
+        """That of a whole global batch, the same on every rank."""
+        latent = self.job.network.latent
+        return noise.draw(self.job.objective, self.model.columns, rows=rows, latent=latent, generator=generator)
 
     def _finite(self, value: float, what: str) -> float:
         """The value. Raises DataError, the same on every rank, if it is none."""
@@ -260,52 +251,33 @@ class _Trainer:
             )
         return value
 
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        """Standard normal noise of a whole global batch, the same on every rank."""
-        return torch.randn(rows, self.job.network.latent, generator=generator)
+    def _binarised(self, rows: Rows) -> Rows:
+        """The rows with one fixed draw for the columns of which training draws anew."""
+        columns = self.model.columns
+        if not columns.dynamic.any():
+            return rows
+        uniform = torch.rand(rows.values.shape, generator=Generator().manual_seed(self.job.train.seed))
+        return Rows(noise.binarise(columns, rows.values, uniform.to(self.place.device)), rows.observed)
 
-    def _checkpoint(self, *, last: bool) -> None:
-        if self.place.rank > 0 or not (last or time.monotonic() - self.saved_at > CHECKPOINT_EVERY_S):
-            return
-        self.saved_at = time.monotonic()
-        final = self.job.path / "checkpoints" / f"epoch-{self.progress.epoch:05d}"
-        partial = final.with_suffix(".partial")
+    def _rival_nll(self, train: Rows) -> float:
+        """-log p(x) of the test rows under pPCA and independent columns, nats per row."""
+        columns, test = self.model.config.columns, self.splits[shards.TEST]
+        fitted = rival.fit(columns, train.values, train.observed, latent=self.job.network.latent)
+        return -float(fitted.log_prob(test.values, test.observed).mean())
+
+    def _write(self, evaluation: Evaluation) -> None:
+        partial = self.job.path / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         checkpoint.save(self.model, partial)
-        save_file(self.best, partial / BEST)
-        torch.save(self.adam.state_dict(), partial / STATE)
-        (partial / PROGRESS).write_text(json.dumps(asdict(self.progress)))
+        Features.load(self.job.path).save(partial)
+        rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
+        story = {"rows": rows, **asdict(self.progress.without_times()), "evaluation": asdict(evaluation)}
+        (partial / STORY).write_text(json.dumps(story, indent=1))
         checkpoint.seal(partial)
-        shutil.rmtree(final, ignore_errors=True)  # a torn one, passed over by `_resume`
-        partial.rename(final)
-        for older in sorted(final.parent.glob("epoch-?????"))[:-2]:
-            shutil.rmtree(older)
+        shutil.rmtree(self.job.path / "model", ignore_errors=True)
+        partial.rename(self.job.path / "model")
 
-    def _resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one."""
-        newest = next(whole_checkpoints(self.job.path), None)
-        if newest is not None:
-            self.model.load_state_dict(checkpoint.load(newest).state_dict())
-            self.best = load_file(newest / BEST, device=str(self.place.device))
-            self.adam.load_state_dict(torch.load(newest / STATE, weights_only=True, map_location=self.place.device))
-            self.progress = Progress(**json.loads((newest / PROGRESS).read_text()))
-        if not self.place.agree(self.progress.epoch):
-            raise InfrastructureError(
-                "the workers see different checkpoints",
-                self.job.directory,
-                "put the workspace on storage that every node mounts",
-            )
-
-
-def whole_checkpoints(directory: Path) -> Iterator[Path]:
-    """Checkpoints that verify, newest first; a torn one is passed over."""
-    for path in sorted((directory / "checkpoints").glob("epoch-?????"), reverse=True):
-        try:
-            checkpoint.verify(path)
-        except checkpoint.CheckpointError:
-            continue
-        yield path
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    def _checkpoint(self, *, last: bool) -> None:
+        if last or time.monotonic() - self.saved_at > CHECKPOINT_EVERY_S:
+            self.saved_at = time.monotonic()
+            checkpoints.save(self.job.path, self.model, self.adam, self.best, self.progress)

@@ -1,4 +1,4 @@
-"""Variational autoencoders over mixed columns: pure torch. Names are handed on lazily, so settings cost no torch."""
+"""A family of autoencoders over mixed columns: pure torch. Names are handed on lazily, so settings cost no torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from vae.config import Column as Column
     from vae.config import ModelConfig as ModelConfig
     from vae.config import Network as Network
+    from vae.config import Objective as Objective
+    from vae.evaluate import judge as judge
     from vae.model import VAE as VAE
     from vae.model import Posterior as Posterior
 
@@ -18,6 +20,8 @@ _HOME = {
     "Column": "config",
     "ModelConfig": "config",
     "Network": "config",
+    "Objective": "config",
+    "judge": "evaluate",
     "VAE": "model",
     "Posterior": "model",
 }

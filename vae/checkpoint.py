@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from vae.config import Column, ModelConfig, Network
 from vae.model import VAE
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "model.safetensors", "checksums.json"
 
 
@@ -74,17 +74,24 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> VAE:
     """The model, in evaluation mode on `device`, after every file's checksum was verified."""
     verify(directory)
     config = json.loads((Path(directory) / CONFIG).read_text())
-    if config.pop("format") != FORMAT:
-        raise CheckpointError(f"{Path(directory) / CONFIG}: written by a newer version; this one reads format {FORMAT}")
-    model = VAE(_model_config(config))
-    model.load_state_dict(load_file(Path(directory) / WEIGHTS))
+    if (written := config["format"]) != FORMAT:
+        age = "a newer version" if written > FORMAT else "an older version; train again"
+        raise CheckpointError(f"{Path(directory) / CONFIG}: format {written}, not {FORMAT}: written by {age}")
+    weights = load_file(Path(directory) / WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; the caller's seed is not spent
+        model = VAE(_model_config(config)).to(weights["mean.weight"].dtype)
+    model.load_state_dict(weights)
     return model.to(device).eval()
 
 
 def _model_config(config: dict[str, Any]) -> ModelConfig:
-    columns = tuple(Column(**{**column, "rates": tuple(column["rates"])}) for column in config["columns"])
-    network = Network(**{**config["network"], "hidden": tuple(config["network"]["hidden"])})
-    return ModelConfig(columns=columns, network=network)
+    columns = tuple(Column(**_frozen(column)) for column in config["columns"])
+    return ModelConfig(columns=columns, network=Network(**_frozen(config["network"])))
+
+
+def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def _sha256(path: Path) -> str:

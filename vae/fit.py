@@ -6,9 +6,63 @@ from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from vae.objectives import elbo
+from vae import penalties
+from vae import prior as priors
+from vae.config import Objective
+from vae.model import VAE
+from vae.noise import Noise, binarise, corrupt
+from vae.objectives import elbo, iwae
+from vae.penalties import Total
+
+
+class Loss(nn.Module):
+    """What training minimises, nats per row: minus a bound (or the fit alone), plus the penalties.
+
+    A module, so that a distributed wrapper around it sees every use of the model's parameters.
+    Raises ValueError for settings that this model cannot honour.
+    """
+
+    def __init__(self, model: VAE, objective: Objective, *, total: Total = lambda tensor: tensor) -> None:
+        super().__init__()
+        objective.suit(model.config.network)
+        if objective.noise == "gaussian" and not model.columns.real.any():
+            raise ValueError("noise = 'gaussian': no column is real; use 'masking' or 'salt_and_pepper'")
+        self.model, self.objective, self.total = model, objective, total
+
+    def forward(
+        self,
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+        noise: Noise,
+        beta: float = 1.0,
+    ) -> Float[Tensor, " batch"]:
+        """The loss of every row; `beta` is the present weight of the KL (`Objective.beta_at`)."""
+        model, objective = self.model, self.objective
+        if noise.binary.shape[1]:
+            values = binarise(model.columns, values, noise.binary)
+        shown = corrupt(objective, model.columns, values, observed, noise.corruption)
+        inputs = model.columns.embed(*shown)
+        posterior = model.infer(inputs)
+        row = (model, values, observed, posterior, noise.posterior)
+        if objective.bound == "iwae":
+            loss = -iwae(*row, gradient=objective.gradient)
+        else:
+            loss = -elbo(*row).per_row(beta=beta, free_bits=objective.free_bits)
+        return loss + self._penalties(posterior.mean, inputs, noise.probe)
+
+    def _penalties(self, code: Tensor, inputs: Tensor, probe: Tensor) -> Float[Tensor, " batch"]:
+        objective = self.objective
+        penalty = torch.zeros_like(code[:, 0])
+        if objective.sparsity == "l1":
+            penalty = penalty + objective.sparsity_weight * penalties.l1(code)
+        if objective.sparsity == "kl":
+            kl = penalties.sparsity(code, target=objective.sparsity_target, total=self.total)
+            penalty = penalty + objective.sparsity_weight * kl
+        if objective.contraction:
+            penalty = penalty + objective.contraction * penalties.contraction(self.model, inputs, probe)
+        return penalty
 
 
 def optimizer(parameters: Iterable[nn.Parameter], *, learning_rate: float) -> torch.optim.Adam:
@@ -17,23 +71,41 @@ def optimizer(parameters: Iterable[nn.Parameter], *, learning_rate: float) -> to
 
 
 def step(
-    model: nn.Module,
+    loss: nn.Module,
     adam: torch.optim.Optimizer,
     values: Float[Tensor, "batch feature"],
     observed: Bool[Tensor, "batch feature"],
-    noise: Float[Tensor, "batch latent"],
+    noise: Noise,
     *,
     share: float,
     beta: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Ascend the bound once; return the batch's summed loss, detached.
+    """Descend once; return the batch's summed loss, detached. `loss` is a Loss, or a distributed wrapper around one.
 
     The gradient is that of `share` times the sum over the batch's rows. With `share = 1 / rows` it is the mean's; with
     `share = workers / global rows` and gradients averaged over workers it is the global mean's, however the rows are
     spread.
     """
     adam.zero_grad(set_to_none=True)
-    loss = -elbo(model, values, observed, noise).per_row(beta=beta).sum()
-    (loss * share).backward()
+    total: Tensor = loss(values, observed, noise, beta).sum()
+    (total * share).backward()
     adam.step()
-    return loss.detach()
+    return total.detach()
+
+
+@torch.no_grad()
+def fit_prior(
+    model: VAE,
+    values: Float[Tensor, "batch feature"],
+    observed: Bool[Tensor, "batch feature"],
+    *,
+    seed: int,
+    rows: int = 10_000,
+) -> None:
+    """Fit the mixture prior of a trained model to the codes of at most `rows` rows, chosen by the seed."""
+    generator = Generator().manual_seed(seed)
+    chosen = torch.randperm(len(values), generator=generator)[:rows].to(values.device)
+    posterior = model.encode(values[chosen], observed[chosen])
+    logvar = posterior.logvar if model.stochastic else torch.full_like(posterior.logvar, -torch.inf)
+    components = model.config.network.prior_components
+    model.set_prior(priors.fit(posterior.mean, logvar, components=components, generator=generator))

@@ -1,9 +1,9 @@
-"""The model: q(z | x), p(x | z) and nothing of how it is trained."""
+"""The model: q(z | x), p(z), p(x | z) and nothing of how it is trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,17 +11,20 @@ from torch import Generator, Tensor, nn
 
 from vae.config import ModelConfig
 from vae.likelihoods import Columns
-from vae.networks import linear, mlp
+from vae.networks import Decoder, Encoder, linear
+from vae.prior import LOG_2PI, Prior
 
-LOGVAR_RANGE = (-16.0, 8.0)
+LOGVAR_RANGE: Final = (-16.0, 8.0)
 """Bounds of the posterior's log-variance: a standard deviation between 3e-4 and 55."""
+MEAN_BOUND: Final = 1e6
+"""Of the posterior's mean: beyond it nothing is resolved in float32."""
 
 
 @dataclass(frozen=True)
 class Posterior:
     """q(z | x): a Gaussian with diagonal covariance (Kingma and Welling 2014).
 
-    At the prior it costs nothing; each unit of the mean costs half its square:
+    At the prior N(0, I) it costs nothing; each unit of the mean costs half its square:
 
     >>> Posterior(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)).kl()
     tensor([[0., 2.]])
@@ -30,28 +33,30 @@ class Posterior:
     mean: Float[Tensor, "batch latent"]
     logvar: Float[Tensor, "batch latent"]
 
-    def sample(self, noise: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    def sample(self, noise: Float[Tensor, "batch draw latent"]) -> Float[Tensor, "batch draw latent"]:
         """z = mean + std * noise, the reparameterisation; `noise` is standard normal."""
-        return self.mean + (0.5 * self.logvar).exp() * noise
+        return self.mean[:, None] + (0.5 * self.logvar).exp()[:, None] * noise
 
     def kl(self) -> Float[Tensor, "batch latent"]:
         """KL(q(z_i | x) || N(0, 1)) per row and dimension, nats; the closed form."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar)
 
+    def log_prob(self, z: Float[Tensor, "batch draw latent"]) -> Float[Tensor, "batch draw latent"]:
+        """log q(z_i | x) per row, draw and dimension, nats."""
+        apart = (z - self.mean[:, None]) ** 2 * (-self.logvar).exp()[:, None]
+        return -0.5 * (apart + self.logvar[:, None] + LOG_2PI)
 
-class Pass(NamedTuple):
-    """What one pass through the model yields."""
-
-    log_likelihood: Float[Tensor, "batch feature"]
-    mean: Float[Tensor, "batch latent"]
-    logvar: Float[Tensor, "batch latent"]
+    def detach(self) -> Posterior:
+        """The same, as constants to the gradient."""
+        return Posterior(self.mean.detach(), self.logvar.detach())
 
 
 class VAE(nn.Module):
-    """A variational autoencoder over mixed columns.
+    """An autoencoder over mixed columns, variational unless its encoder is deterministic.
 
-    `values[batch, feature]` holds standardised numbers, 0/1 and category codes; `observed` says which are there.
-    Two heads give mean and log-variance of q(z | x); the decoder's outputs are the parameters of `columns`.
+    `values[batch, feature]` holds standardised numbers, counts, levels and codes (see `vae.config.Column`); `observed`
+    says which are there. Two heads give mean and log-variance of q(z | x); the decoder's outputs are the parameters of
+    `columns`. A deterministic encoder has the first head alone: z is the mean, the log-variance stands at its least.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -59,42 +64,106 @@ class VAE(nn.Module):
         network = config.network
         self.config = config
         self.columns = Columns(config.columns)
-        self.encoder = mlp((self.columns.inputs, *network.hidden), activation=network.activation)
-        self.decoder = mlp((network.latent, *reversed(network.hidden)), activation=network.activation)
-        inner, outer = (network.hidden or (self.columns.inputs,))[-1], (network.hidden or (network.latent,))[0]
-        self.mean = linear(inner, network.latent)
-        self.logvar = linear(inner, network.latent)
-        self.outputs = linear(outer, sum(self.columns.outputs))
-        with torch.no_grad():
-            self.outputs.bias.copy_(self.columns.bias())
+        self.encoder = Encoder(network, self.columns)
+        self.decoder = Decoder(network, self.columns)
+        self.mean = linear(self.encoder.width, network.latent)
+        self.logvar = linear(self.encoder.width, network.latent) if self.stochastic else None
+        self._add_prior()
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether q(z | x) is a distribution; a deterministic encoder has no ELBO and no likelihood."""
+        return self.config.network.encoder == "stochastic"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.weight.device
 
     def encode(self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]) -> Posterior:
         """q(z | x) given the observed features."""
-        hidden = self.encoder(self.columns.embed(values, observed))
-        return Posterior(self.mean(hidden), self.logvar(hidden).clamp(*LOGVAR_RANGE))
+        return self.infer(self.columns.embed(values, observed))
+
+    def infer(self, inputs: Float[Tensor, "batch input"]) -> Posterior:
+        """q(z | x) given the embedded row."""
+        hidden = self.encoder(inputs)
+        mean = self.mean(hidden).clamp(-MEAN_BOUND, MEAN_BOUND)
+        if self.logvar is None:
+            return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
+        return Posterior(mean, self.logvar(hidden).clamp(*LOGVAR_RANGE))
+
+    def draw(
+        self, posterior: Posterior, noise: Float[Tensor, "batch draw latent"]
+    ) -> Float[Tensor, "batch draw latent"]:
+        """z ~ q(z | x); of a deterministic encoder its one z."""
+        return posterior.sample(noise) if self.stochastic else posterior.mean[:, None].expand(noise.shape)
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch output"]:
         """Parameters of p(x | z), to be read by `columns`."""
-        outputs: Tensor = self.outputs(self.decoder(z))
+        outputs: Tensor = self.decoder(z)
         return outputs
+
+    def log_likelihood(
+        self,
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+        z: Float[Tensor, "batch draw latent"],
+    ) -> Float[Tensor, "batch draw feature"]:
+        """log p(x_f | z) for every draw of z, nats in original units; zero where a cell is missing."""
+        draws = z.shape[1]
+        many = (part.repeat_interleave(draws, 0) for part in (values, observed))
+        each = self.columns.log_prob(self.decode(z.flatten(0, 1)), *many)
+        return each.view(len(values), draws, each.shape[1])
 
     def reconstruct(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch feature"]:
         """Best guess of every feature given z, as a value."""
         return self.columns.mean(self.decode(z))
 
+    @torch.no_grad()
     def sample(self, rows: int, *, generator: Generator | None = None) -> Float[Tensor, "batch feature"]:
-        """New rows: z from the prior N(0, I), then x from p(x | z)."""
-        weight = self.mean.weight
-        z = torch.randn(rows, self.config.network.latent, generator=generator, dtype=weight.dtype, device=weight.device)
-        return self.columns.sample(self.decode(z), generator)
+        """New rows: z from the prior, then x from p(x | z). Raises ValueError if the model has no prior."""
+        if not self.stochastic and self.standard:
+            raise ValueError("a deterministic encoder has no prior to sample; train with prior = 'mixture'")
+        return self.columns.sample(self.decode(self.prior().sample(rows, generator=generator)), generator)
 
-    def forward(
-        self,
-        values: Float[Tensor, "batch feature"],
-        observed: Bool[Tensor, "batch feature"],
-        noise: Float[Tensor, "batch latent"],
-    ) -> Pass:
-        """log p(x | z) at z = mean + std * noise, with the posterior it came from."""
-        posterior = self.encode(values, observed)
-        outputs = self.decode(posterior.sample(noise))
-        return Pass(self.columns.log_prob(outputs, values, observed), posterior.mean, posterior.logvar)
+    def prior(self) -> Prior:
+        """p(z) as it now is."""
+        if self.config.network.prior == "vamp":
+            posterior = self.infer(self.pseudo_inputs)
+            return Prior(self.prior_log_weight, posterior.mean, posterior.logvar)
+        return Prior(self.prior_log_weight, self.prior_mean, self.prior_logvar)
+
+    @property
+    def standard(self) -> bool:
+        """Whether p(z) is N(0, I), so that the KL has a closed form."""
+        if self.config.network.prior != "mixture":
+            return self.config.network.prior == "normal"
+        return not bool(self.prior_mean.any() or self.prior_logvar.any())
+
+    @torch.no_grad()
+    def set_prior(self, prior: Prior) -> None:
+        """Replace the prior of a model with prior = 'mixture' by a fitted one."""
+        if self.config.network.prior != "mixture":
+            raise ValueError(f"prior = {self.config.network.prior!r} is not fitted; only 'mixture' is")
+        if prior.mean.shape != self.prior_mean.shape:
+            shapes = f"{tuple(prior.mean.shape)}, not {tuple(self.prior_mean.shape)}"
+            raise ValueError(f"a prior of another shape (components, latent): {shapes}")
+        self.prior_log_weight.copy_(prior.log_weight)
+        self.prior_mean.copy_(prior.mean)
+        self.prior_logvar.copy_(prior.logvar)
+
+    def _add_prior(self) -> None:
+        """N(0, I) to begin with; a VampPrior's inputs begin as rows drawn from the marginals."""
+        network = self.config.network
+        count = 1 if network.prior == "normal" else network.prior_components
+        start = Prior.normal(network.latent, components=count)
+        for name, part in vars(start).items():
+            self.register_buffer(f"prior_{name}", part, persistent=network.prior == "mixture")
+        self.prior_log_weight: Tensor
+        self.prior_mean: Tensor
+        self.prior_logvar: Tensor
+        if network.prior == "vamp":
+            with torch.no_grad():
+                rows = self.columns.sample(self.columns.bias().expand(count, -1))
+                inputs = self.columns.embed(rows, torch.ones_like(rows, dtype=torch.bool))
+            self.pseudo_inputs = nn.Parameter(inputs)

@@ -1,0 +1,140 @@
+"""Fit the preprocessing of a table's features in one pass over its training rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import ColumnConfig
+from pipeline.errors import DataError
+from pipeline.features import Feature, Features, comparable, elements, numbers
+from vae.config import REALS
+
+MAX_CATEGORIES: Final = 10_000
+Numbers = npt.NDArray[np.float64]
+
+
+def fit(batches: Iterable[pa.RecordBatch], columns: Mapping[str, ColumnConfig]) -> Features:
+    """Fit every feature column. Raises DataError, naming the column, for values that its likelihood cannot have."""
+    tallies = {name: _tally(name, column) for name, column in columns.items()}
+    for batch in batches:
+        for name, tally in tallies.items():
+            tally.add(batch.column(name))
+    return Features(tuple(tally.fitted() for tally in tallies.values()))
+
+
+def _tally(name: str, column: ColumnConfig) -> _Moments | _Categories:
+    return (_Moments if column.numeric else _Categories)(Feature.bare(name, column))
+
+
+@dataclass
+class _Moments:
+    """Running mean and squares of each of a numeric column's features, merged as in Chan et al. (1979)."""
+
+    feature: Feature
+    count: Numbers = field(init=False)
+    mean: Numbers = field(init=False)
+    squares: Numbers = field(init=False)
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self.count, self.mean, self.squares = (np.zeros(self.feature.width) for _ in range(3))
+
+    def add(self, array: pa.Array) -> None:
+        cells = numbers(self.feature, array).reshape(-1, self.feature.width)
+        seen = ~np.isnan(cells)
+        if not seen.any():
+            return
+        self.low, self.high = min(self.low, float(np.nanmin(cells))), max(self.high, float(np.nanmax(cells)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            count = seen.sum(0)
+            mean = np.where(seen, cells, 0).sum(0) / np.maximum(count, 1)
+            squares = (np.where(seen, cells - mean, 0) ** 2).sum(0)
+            self.count, self.mean, self.squares = _merged((self.count, self.mean, self.squares), (count, mean, squares))
+
+    def fitted(self) -> Feature:
+        if not self.count.any():
+            return self.feature
+        centre = float(np.average(self.mean, weights=self.count))
+        scale = self._scale(centre)
+        if self.feature.likelihood not in REALS:
+            return self.feature.with_statistics(means=self.mean, low=self.low, high=self.high, deviation=scale)
+        logged = self.feature.likelihood == "log_normal"
+        return self.feature.with_statistics(
+            center=centre,
+            scale=scale,
+            deviation=_log_normal_deviation(centre, scale) if logged else scale,
+            means=np.where(self.count > 0, (self.mean - centre) / scale, 0),
+            low=(self.low - centre) / scale,
+            high=(self.high - centre) / scale,
+        )
+
+    def _scale(self, centre: float) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = float((self.squares + self.count * (self.mean - centre) ** 2).sum())
+        largest = max(abs(self.low), abs(self.high))
+        if not math.isfinite(squares):
+            raise DataError(
+                f"column {self.feature.name!r} holds numbers too large to standardise, up to {largest:g}",
+                cure="mend them, or give the column the role 'passthrough'",
+            )
+        deviation = math.sqrt(squares / float(self.count.sum()))
+        constant = deviation <= 1e-12 * largest
+        return 1.0 if constant else deviation
+
+
+def _log_normal_deviation(centre: float, scale: float) -> float:
+    """Standard deviation of exp(x) for x normal; infinite beyond float64 is as good as the largest."""
+    return math.exp(min(700.0, centre + scale**2 / 2)) * math.sqrt(math.expm1(min(700.0, scale**2)))
+
+
+def _merged(one: tuple[Numbers, ...], other: tuple[Numbers, ...]) -> tuple[Numbers, Numbers, Numbers]:
+    """Count, mean and squares of two sets of rows together."""
+    total, apart = one[0] + other[0], other[1] - one[1]
+    share = other[0] / np.maximum(total, 1)
+    return total, one[1] + apart * share, one[2] + other[2] + apart**2 * one[0] * share
+
+
+@dataclass
+class _Categories:
+    """Running counts of a column's distinct values."""
+
+    feature: Feature
+    counts: Counter[Any] = field(default_factory=Counter)
+
+    def add(self, array: pa.Array) -> None:
+        counted = pc.value_counts(comparable(elements(array, self.feature.width).drop_null()))
+        pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+        self.counts.update(dict(pairs))
+        limit = 2 if self.feature.likelihood == "bernoulli" else MAX_CATEGORIES
+        if len(self.counts) > limit:
+            some = ", ".join(repr(value) for value in list(self.counts)[:4])
+            raise DataError(
+                f"column {self.feature.name!r} has more than {limit:,} distinct values ({some}, ...)",
+                cure=f"another likelihood than {self.feature.likelihood!r}, or role = 'passthrough', under [columns]",
+            )
+
+    def fitted(self) -> Feature:
+        categories = self.feature.categories or tuple(sorted(self.counts))
+        if strange := [value for value in self.counts if value not in categories]:
+            raise DataError(
+                f"column {self.feature.name!r} holds {strange[0]!r}, which its order does not name",
+                cure=f"add it to columns.{self.feature.name}.order",
+            )
+        counts = [self.counts[category] for category in categories]
+        if self.feature.likelihood == "bernoulli":
+            means = (counts[-1] / sum(counts),) if len(counts) == 2 else (0.0,)
+            return self.feature.with_statistics(categories=categories, means=means)
+        if self.feature.likelihood == "ordinal" and len(categories) < 2:
+            raise DataError(f"column {self.feature.name!r} has fewer than two ranks", cure="role = 'passthrough'")
+        known = [count + 1 for count in ([0] if self.feature.likelihood == "categorical" else []) + counts]
+        return self.feature.with_statistics(categories=categories, rates=tuple(it / sum(known) for it in known))

@@ -1,0 +1,139 @@
+"""The product of all columns' distributions: from decoder outputs to log p(x | z), means, draws and quantiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby, pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from vae.config import REALS, Column
+from vae.likelihoods.likelihood import LARGEST, LIKELIHOODS, Likelihood
+
+
+class Columns(nn.Module):
+    """log p(x | z) = sum over observed features of log p(x_f | z).
+
+    Neighbouring columns of one kind are handled as one block, so a table sorted by likelihood costs a few tensor
+    operations however many columns it has. Images and groups with a joint mixture are blocks of their own.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        runs = [(column.likelihood, list(run)) for column, run in _runs(columns)]
+        self.blocks = nn.ModuleList(LIKELIHOODS[kind](run) for kind, run in runs)
+        self.shapes = [run[0].shape for _, run in runs]
+        self.features = [block.features for block in self._all()]
+        self.outputs = [block.outputs for block in self._all()]
+        self.inputs = [block.inputs for block in self._all()]
+        widths = torch.tensor([column.width for column in columns])
+        nullable = torch.tensor([column.nullable for column in columns])
+        real = torch.tensor([column.likelihood in REALS for column in columns])
+        self.owner = self._constant("owner", torch.repeat_interleave(widths))
+        self.real = self._constant("real", real[self.owner])
+        self.dynamic = self._constant("dynamic", torch.tensor([it.dynamic for it in columns])[self.owner])
+        self.told = self._constant("told", nullable[self.owner].nonzero().flatten())
+        self.width = sum(self.inputs) + len(self.told)
+
+    def embed(
+        self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch input"]:
+        """The encoder's input: every block's embedding, then which of the nullable features are there."""
+        values = torch.where(observed, values, 0.0)
+        split = zip(self._all(), values.split(self.features, 1), observed.split(self.features, 1), strict=True)
+        blocks = [block.embed(value, seen) for block, value, seen in split]
+        return torch.cat([*blocks, observed[:, self.told].to(values.dtype)], dim=1)
+
+    def bias(self) -> Float[Tensor, " output"]:
+        """Decoder outputs under which every column has about its marginal distribution."""
+        return torch.cat([block.bias() for block in self._all()])
+
+    def log_prob(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+    ) -> Float[Tensor, "batch feature"]:
+        """log p(x_f | z), nats in original units; exactly zero, with zero gradient, where a cell is missing."""
+        values = torch.where(observed, values, 0.0).clamp(-LARGEST, LARGEST)
+        parts = (self._split(outputs), values.split(self.features, 1), observed.split(self.features, 1))
+        blocks = [block.log_prob(*part) for block, *part in zip(self._all(), *parts, strict=True)]
+        return torch.where(observed, torch.cat(blocks, dim=1), 0.0)
+
+    def mean(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
+        """The mean of every feature, as a value; of a categorical, the most probable known code."""
+        return self._each(lambda block, output: block.mean(output), self._split(outputs))
+
+    def mode(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
+        """The most probable value of every feature."""
+        return self._each(lambda block, output: block.mode(output), self._split(outputs))
+
+    def quantile(self, outputs: Float[Tensor, "batch output"], level: float) -> Float[Tensor, "batch feature"]:
+        """The smallest value of every feature with probability `level` of being no larger. 0 < level < 1."""
+        if not 0 < level < 1:
+            raise ValueError(f"level = {level:g}: a quantile's level lies between 0 and 1")
+        return self._each(lambda block, output: block.quantile(output, level), self._split(outputs))
+
+    def sample(
+        self, outputs: Float[Tensor, "batch output"], generator: Generator | None = None
+    ) -> Float[Tensor, "batch feature"]:
+        """One draw of every feature, as a value."""
+        return self._each(lambda block, output: block.sample(output, generator), self._split(outputs))
+
+    def units(self, values: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Values in the data's original units; codes, counts and levels are what they are."""
+        return self._each(lambda block, value: block.units(value), values.split(self.features, 1))
+
+    def jitter(
+        self, values: Float[Tensor, "batch feature"], noise: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch feature"]:
+        """Values with `noise`, standardised units, added to the reals."""
+        blocks = zip(self._all(), values.split(self.features, 1), noise.split(self.features, 1), strict=True)
+        return torch.cat([block.jitter(value, part) for block, value, part in blocks], dim=1)
+
+    def extreme(self, uniform: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """The smallest or largest value of every feature; of a categorical, any known code."""
+        return self._each(lambda block, part: block.extreme(part), uniform.split(self.features, 1))
+
+    def per_column(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch column"]:
+        """Sum the features of each column."""
+        columns = int(self.owner[-1]) + 1
+        return features.new_zeros(len(features), columns).index_add(1, self.owner, features)
+
+    def images(self) -> list[tuple[tuple[int, ...], slice, slice]]:
+        """Shape, encoder inputs and decoder outputs of each image column."""
+        spans = zip(self.shapes, _spans(self.inputs), _spans(self.outputs), strict=True)
+        return [(shape, inputs, outputs) for shape, inputs, outputs in spans if shape]
+
+    def _split(self, outputs: Tensor) -> Sequence[Tensor]:
+        """The outputs of each block, none too large to compute with."""
+        return torch.split(outputs.clamp(-LARGEST, LARGEST), self.outputs, 1)
+
+    def _each(self, of: Callable[[Likelihood, Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([of(block, part) for block, part in zip(self._all(), parts, strict=True)], dim=1)
+
+    def _all(self) -> list[Likelihood]:
+        return [block for block in self.blocks if isinstance(block, Likelihood)]
+
+    def _constant(self, name: str, tensor: Tensor) -> Tensor:
+        self.register_buffer(name, tensor, persistent=False)
+        return tensor
+
+
+def _runs(columns: Sequence[Column]) -> list[tuple[Column, list[Column]]]:
+    """Neighbours that one block can hold."""
+
+    def kind(column: Column) -> tuple[Any, ...]:
+        components = column.components if "mixture" in column.likelihood else 0
+        return column.likelihood, column.group, components, column.shape and column.name
+
+    runs = [list(run) for _, run in groupby(columns, key=kind)]
+    return [(run[0], run) for run in runs]
+
+
+def _spans(sizes: Sequence[int]) -> list[slice]:
+    edges = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
+    return [slice(*edge) for edge in pairwise(edges)]

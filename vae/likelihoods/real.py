@@ -1,0 +1,170 @@
+"""Distributions over real numbers with a scale of their own: Gaussian, log-normal, Student's t."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from vae.config import Column
+from vae.likelihoods.likelihood import RESIDUAL, Likelihood
+from vae.likelihoods.special import betainc
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Scaled(Likelihood, ABC):
+    """A location from the decoder, and one scale per column (shared by the pixels of an image), learned or fixed.
+
+    A learned scale is never below the column's floor (Rybkin et al. 2021, sigma-VAE).
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__(columns)
+        self.log_scale = nn.Parameter(torch.zeros(len(columns)))
+        self.owner = self.constant("owner", torch.repeat_interleave(torch.tensor(self.widths)))
+        self.floor = self.constant("floor", self.spread(column.floor for column in columns))
+        self.fixed = self.constant("fixed", self.spread(column.sigma for column in columns))
+        self.unit = self.constant("unit", self.spread(column.scale for column in columns))
+        self.center = self.constant("center", self.spread(column.center for column in columns))
+
+    def scale(self) -> Float[Tensor, " feature"]:
+        """Scale of each feature, in standardised units."""
+        learned = self.floor + self.log_scale.clamp(-40, 40).exp()[self.owner]
+        return torch.where(self.fixed > 0, self.fixed, learned)
+
+    def bias(self) -> Tensor:
+        return self.means
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def units(self, values: Tensor) -> Tensor:
+        return self.center + self.unit * values
+
+    def jitter(self, values: Tensor, noise: Tensor) -> Tensor:
+        return values + noise
+
+    def residual(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """(x - m) / s."""
+        return ((values - outputs) / self.scale()).clamp(-RESIDUAL, RESIDUAL)
+
+    @abstractmethod
+    def log_unit(self, values: Tensor) -> Tensor:
+        """Logarithm of the original units in one standardised unit, at these values: minus the log of the Jacobian."""
+
+
+def _gaussian_noise(outputs: Tensor, generator: Generator | None) -> Tensor:
+    return torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
+
+
+class Gaussian(Scaled, name="gaussian"):
+    r"""Normal: log p(x) = -((x - m) / s)^2 / 2 - log s - log(2 pi) / 2 - log(unit).
+
+    With s fixed (`Column.sigma`) this is the squared error: -log p(x) = (x - m)^2 / (2 s^2) + a constant, so
+    minimising one minimises the other. A learned s weighs each column's squared error by its own noise.
+
+    >>> height = Gaussian([Column(name="height", likelihood="gaussian", sigma=1.0)])
+    >>> outputs, values = torch.zeros(1, 1), torch.tensor([[3.0]])
+    >>> seen = torch.tensor([[True]])
+    >>> height.log_prob(outputs, outputs, seen) - height.log_prob(outputs, values, seen)
+    tensor([[4.5000]])
+    """
+
+    def log_unit(self, values: Tensor) -> Tensor:
+        return self.unit.log()
+
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+        constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
+        return -0.5 * self.residual(outputs, values) ** 2 - constant
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
+        return outputs + self.scale() * _gaussian_noise(outputs, generator)
+
+    def quantile(self, outputs: Tensor, level: float) -> Tensor:
+        return outputs + self.scale() * NormalDist().inv_cdf(level)
+
+
+class LogNormal(Scaled, name="log_normal"):
+    """Positive numbers whose logarithm is Gaussian: log p(x) = log N(log x; m, s) - log x.
+
+    The value is (log x - center) / unit, so log x and the Jacobian -log(unit) - log x follow from it. The mean
+    exp(m + s^2 / 2), the median exp(m) and the mode exp(m - s^2) differ.
+    """
+
+    def log_unit(self, values: Tensor) -> Tensor:
+        return self.unit.log() + self.center + self.unit * values.clamp(-RESIDUAL, RESIDUAL)
+
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+        constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
+        return -0.5 * self.residual(outputs, values) ** 2 - constant
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs + 0.5 * self.unit * self.scale() ** 2
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return outputs - self.unit * self.scale() ** 2
+
+    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
+        return outputs + self.scale() * _gaussian_noise(outputs, generator)
+
+    def quantile(self, outputs: Tensor, level: float) -> Tensor:
+        return outputs + self.scale() * NormalDist().inv_cdf(level)
+
+    def units(self, values: Tensor) -> Tensor:
+        return super().units(values).exp()
+
+
+class StudentT(Scaled, name="student_t"):
+    """Student's t for heavy tails, its degrees of freedom v > 1 learned per column (Lange et al. 1989).
+
+    log p(x) = log G((v + 1) / 2) - log G(v / 2) - log(v pi) / 2 - log s - (v + 1) / 2 log(1 + t^2 / v) - log(unit),
+    with t = (x - m) / s. An outlier costs its logarithm, not its square.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__(columns)
+        self.log_excess = nn.Parameter(torch.ones(len(columns)))
+
+    def freedom(self) -> Float[Tensor, " feature"]:
+        """Degrees of freedom v of each feature: 1 + exp(log_excess), between 1.02 and 1,097."""
+        return 1 + self.log_excess.clamp(-4, 7).exp()[self.owner]
+
+    def log_unit(self, values: Tensor) -> Tensor:
+        return self.unit.log()
+
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+        v, t = self.freedom(), self.residual(outputs, values)
+        constant = (v / 2).lgamma() - ((v + 1) / 2).lgamma() + 0.5 * (v * math.pi).log()
+        return -(v + 1) / 2 * (t**2 / v).log1p() - constant - self.scale().log() - self.log_unit(values)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
+        v = self.freedom().expand(outputs.shape)
+        chi_square = 2 * torch._standard_gamma((v / 2).contiguous(), generator=generator)
+        return outputs + self.scale() * _gaussian_noise(outputs, generator) * (v / chi_square.clamp_min(1e-30)).sqrt()
+
+    def quantile(self, outputs: Tensor, level: float) -> Tensor:
+        return outputs + self.scale() * _t_quantile(self.freedom().double(), level).to(outputs.dtype)
+
+
+def _t_quantile(freedom: Tensor, level: float) -> Tensor:
+    """t with P(T <= t) = level, bisecting w = v / (v + t^2) in P(|T| > t) = I_w(v / 2, 1 / 2)."""
+    outside, half = 2 * min(level, 1 - level), torch.full_like(freedom, 0.5)
+    low, high = torch.zeros_like(freedom), torch.ones_like(freedom)
+    for _ in range(100):
+        middle = (low + high) / 2
+        less = betainc(freedom / 2, half, middle) < outside
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    t = (freedom * (1 - high) / high.clamp_min(1e-300)).sqrt()
+    return t if level > 0.5 else -t
