@@ -84,6 +84,7 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     _verb(verbs, "encode", "champion and snapshot -> latents in Parquet (Ray Data)", _with_config(_encode))
     _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
     _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
+    _verb(verbs, "compare", "the family of autoencoders and PCA on this table", _with_config(_compare))
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
     sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
@@ -183,6 +184,14 @@ def _report(config: RunConfig, arguments: argparse.Namespace) -> Answer:
 
     encoded = encode.latest(config)
     return _facts(report.report(config, encoded, reduce.latest(config, encoded)))
+
+
+def _compare(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import compare, ingest
+
+    compared = compare.compare(config, ingest.ingest(config))
+    files = [f"table   {compared.table}", f"figure  {compared.figure}"]
+    return asdict(compared), [*compare.lines(compared.standings), *files]
 
 
 def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:

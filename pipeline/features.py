@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, get_args
@@ -23,8 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ColumnConfig
-from pipeline.errors import DataError
+from pipeline.columns import ColumnConfig
+from pipeline.errors import ConfigError, DataError
 from pipeline.schema import arrow_type
 from vae.config import CATEGORIES, COUNTS, LEVELS, REALS, Column, LikelihoodName
 
@@ -69,13 +70,13 @@ class Feature:
 
     @classmethod
     def bare(cls, name: str, column: ColumnConfig) -> Self:
-        """Before anything is fitted."""
+        """Before anything is fitted. Raises ConfigError for an order that the column's type cannot hold."""
         assert column.likelihood is not None
         shared = ("type", "nullable", "sigma", "components", "group", "levels", "binarise")
         settings = {setting: getattr(column, setting) for setting in shared}
         shape = (*column.shape, 1)[:3] if column.shape else ()
-        order = tuple(column.order)
-        return cls(name=name, likelihood=column.likelihood, shape=shape, categories=order, **settings)
+        feature = cls(name=name, likelihood=column.likelihood, shape=shape, **settings)
+        return replace(feature, categories=_ranks(feature, column.order))
 
     def with_statistics(self, **found: Any) -> Self:
         """With what was found in the training rows."""
@@ -160,7 +161,7 @@ class Feature:
             cells = pa.array(self.categories or (None,), comparable(pa.array([], self.scalar)).type)
             flat_array = cells.take(pa.array(known)).cast(self.scalar)
         else:
-            flat_array = _to_type(self._units(flat), self.scalar)
+            flat_array = _to_type(self.units(flat), self.scalar)
         return pa.FixedSizeListArray.from_arrays(flat_array, type=self.arrow) if self.vector else flat_array
 
     def _codes(self, flat: pa.Array) -> tuple[npt.NDArray[Any], Observed]:
@@ -170,7 +171,8 @@ class Feature:
         categorical = self.likelihood == "categorical"
         return np.where(known, code + categorical, 0), present if categorical else known
 
-    def _units(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def units(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Numbers as the model holds them in the column's own units."""
         units = values * self.scale + self.center
         if self.likelihood == "log_normal":
             return np.exp(np.clip(units, -700, 700))
@@ -225,6 +227,14 @@ class Features:
         return cls(tuple(Feature(**_frozen(column)) for column in plain["columns"]))
 
 
+def _ranks(feature: Feature, order: Sequence[Any]) -> tuple[Any, ...]:
+    """The declared order, as values of the column's own type."""
+    try:
+        return tuple(comparable(pa.array(order, feature.scalar)).to_pylist())
+    except (pa.ArrowException, OverflowError):
+        raise ConfigError(f"columns.{feature.name}.order = {list(order)}: not values of {feature.type!r}") from None
+
+
 def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
@@ -245,7 +255,8 @@ def numbers(feature: Feature, array: pa.Array) -> npt.NDArray[np.float64]:
     if feature.likelihood in REALS or feature.likelihood in COUNTS:
         return flat
     highest = feature.levels - 1
-    _refuse(feature, flat, (flat < 0) | (flat > highest), f"is no level from 0 to {highest}", "more levels")
+    between = (flat % 1 > 0) & (feature.binarise == "none")
+    _refuse(feature, flat, (flat < 0) | (flat > highest) | between, f"is no level from 0 to {highest}", "more levels")
     if feature.binarise == "none":
         return flat
     return flat / highest if feature.binarise == "dynamic" else np.where(np.isnan(flat), flat, flat > highest / 2)

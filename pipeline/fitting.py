@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ColumnConfig
+from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features, comparable, elements, numbers
 from vae.config import REALS
@@ -93,8 +94,9 @@ class _Moments:
 
 
 def _log_normal_deviation(centre: float, scale: float) -> float:
-    """Standard deviation of exp(x) for x normal; infinite beyond float64 is as good as the largest."""
-    return math.exp(min(700.0, centre + scale**2 / 2)) * math.sqrt(math.expm1(min(700.0, scale**2)))
+    """Standard deviation of exp(x) for x normal; beyond float64, its largest number."""
+    deviation = math.exp(min(700.0, centre + scale**2 / 2)) * math.sqrt(math.expm1(min(700.0, scale**2)))
+    return min(deviation, sys.float_info.max)
 
 
 def _merged(one: tuple[Numbers, ...], other: tuple[Numbers, ...]) -> tuple[Numbers, Numbers, Numbers]:
@@ -134,7 +136,12 @@ class _Categories:
         if self.feature.likelihood == "bernoulli":
             means = (counts[-1] / sum(counts),) if len(counts) == 2 else (0.0,)
             return self.feature.with_statistics(categories=categories, means=means)
-        if self.feature.likelihood == "ordinal" and len(categories) < 2:
-            raise DataError(f"column {self.feature.name!r} has fewer than two ranks", cure="role = 'passthrough'")
+        fewest = 2 if self.feature.likelihood == "ordinal" else 1
+        if len(categories) < fewest:
+            raise DataError(
+                f"column {self.feature.name!r} has {len(categories)} distinct values to train on, "
+                f"{self.feature.likelihood!r} needs {fewest}",
+                cure=f"role = 'passthrough' under columns.{self.feature.name}",
+            )
         known = [count + 1 for count in ([0] if self.feature.likelihood == "categorical" else []) + counts]
         return self.feature.with_statistics(categories=categories, rates=tuple(it / sum(known) for it in known))

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import keys, snapshots, sources
-from pipeline.config import ColumnConfig, RunConfig
+from pipeline.columns import ColumnConfig
+from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Ingested

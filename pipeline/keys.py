@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 1, "training": 2, "latents": 1, "reduced": 1, "samples": 1}
+CONTRACTS: Final = {"dataset": 1, "training": 2, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
@@ -43,6 +43,11 @@ def training(config: RunConfig, dataset_key: str) -> str:
         train={name: value for name, value in settings["train"].items() if name not in free},
         split={name: settings["data"][name] for name in ("validation", "test")},
     )
+
+
+def comparison(config: RunConfig, dataset_key: str) -> str:
+    """Of a comparison: the training it varies, the family and how it is measured."""
+    return _key("comparison", training=training(config, dataset_key), compare=config.to_dict()["compare"])
 
 
 def latents(config: RunConfig, *, dataset_key: str, model_digest: str) -> str:

@@ -82,6 +82,33 @@ def column_errors(errors: Mapping[str, float], spread: Mapping[str, float]) -> F
     return figure
 
 
+def comparison(standings: Sequence[Mapping[str, Any]], name: str) -> Figure:
+    """Every figure that two models at least have, as bars; the best of each is coloured."""
+    panels = {
+        "nll": ("held-out NLL, nats per row", min),
+        "reconstruction": ("reconstruction error / constant guess", min),
+        "linear_probe": ("label from codes, linear", max),
+        "neighbours": ("label from codes, kNN", max),
+        "two_sample": ("telling samples from data (0.5 is best)", min),
+        "seconds": ("training, s", min),
+    }
+    shown = {it: panels[it] for it in panels if sum(row[it] is not None for row in standings) > 1}
+    figure, all_axes = _panels(len(shown), rows=-(-len(shown) // 3), size=(12, 3.4 * -(-len(shown) // 3)))
+    for axes, (figure_of, (label, best)) in zip(all_axes, shown.items(), strict=False):
+        there = [row for row in standings if row[figure_of] is not None][::-1]
+        values = [float(row[figure_of]) for row in there]
+        colours = [BLUE if value == best(values) else GREY for value in values]
+        bars = axes.barh([row["model"] for row in there], values, color=colours)
+        axes.bar_label(bars, [f"{value:,.3g}" for value in values], fontsize=7, padding=2)
+        axes.set_title(label, fontsize=9)
+        axes.margins(x=0.15)
+        axes.tick_params(axis="y", labelsize=8)
+    for axes in all_axes[len(shown) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"{name}: the family on one split and budget (blue: best)", fontsize=10)
+    return figure
+
+
 def _points(axes: Any, x: Numbers, y: Numbers, colours: Sequence[Any] | None, label: str) -> None:
     size = {"s": 5, "alpha": 0.7, "linewidths": 0}
     if colours is None:
@@ -106,6 +133,6 @@ def _colour(index: int, of: int) -> Any:
 
 
 def _panels(count: int, *, rows: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, list[Any]]:
-    columns = count // rows
+    columns = -(-count // rows)
     figure = Figure(figsize=size or (4.6 * columns + 1, 3.9), layout="constrained", dpi=110)
     return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))

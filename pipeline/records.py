@@ -58,6 +58,18 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The family, measured on one table."""
+
+    table: str
+    figure: str
+    mlflow_run: str
+    """The parent of the members' runs."""
+    standings: tuple[dict[str, str], ...]
+    """The table's rows; empty cells where a figure is not defined."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Registered:
     """A version in the model registry."""
 

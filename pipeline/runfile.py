@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.config import ColumnConfig, RunConfig, Settings
+from pipeline.columns import ColumnConfig
+from pipeline.config import RunConfig, Settings
 from pipeline.errors import ConfigError
 
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ColumnConfig, RunConfig
+from pipeline.columns import ColumnConfig
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError
 
 SCALARS: Final[dict[str, pa.DataType]] = {

@@ -31,6 +31,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag  # noqa
 from mlflow.entities.model_registry import ModelVersion  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 
 from pipeline.config import RunConfig  # noqa: E402
 from pipeline.errors import ConfigError, InfrastructureError  # noqa: E402
@@ -41,6 +42,7 @@ from vae.evaluate import Evaluation  # noqa: E402
 KEY_TAG: Final = "latentpipe.training_key"
 DIGEST_TAG: Final = "latentpipe.model_digest"
 CHECKED_TAG: Final = "latentpipe.checked"
+COMPARISON_TAG: Final = "latentpipe.comparison_key"
 CHAMPION: Final = "champion"
 DIGEST_LENGTH: Final = 36
 """Longest dataset digest that MLflow's database holds."""
@@ -131,6 +133,36 @@ class TrainingRun:
             self.client.log_batch(self.id, metrics=metrics)
             self.client.log_artifact(self.id, str(story))
             self.client.set_terminated(self.id, "FINISHED")
+
+
+def open_parent(config: RunConfig, *, key: str) -> str:
+    """The run that holds a comparison together; the one left by an interrupted comparison, if there is one."""
+    client = connect(config)
+    with mlflow_errors(config.name):
+        experiment = _experiment(client, config)
+        left = client.search_runs([experiment], f"tags.`{COMPARISON_TAG}` = '{key}'", max_results=1)
+        if left:
+            return str(left[0].info.run_id)
+        run = client.create_run(experiment, run_name=f"{config.name}-compare-{key[:8]}", tags={COMPARISON_TAG: key})
+        return str(run.info.run_id)
+
+
+def adopt(config: RunConfig, run_id: str, *, parent: str, name: str) -> None:
+    """Make a training's run a child of a comparison's."""
+    client = connect(config)
+    with mlflow_errors(run_id):
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
+        client.set_tag(run_id, "latentpipe.member", name)
+
+
+def close_parent(config: RunConfig, run_id: str, figures: dict[str, float], directory: Path) -> None:
+    """The comparison's figures, table and plot, and the end of its run."""
+    client, now = connect(config), int(time.time() * 1000)
+    with mlflow_errors(run_id):
+        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])
+        for name in ("table.csv", "table.md", "figure.png"):
+            client.log_artifact(run_id, str(directory / name))
+        client.set_terminated(run_id, "FINISHED")
 
 
 def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:

@@ -55,7 +55,7 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
             return done
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        job = _prepare(config, ingested, directory)
+        job = prepare(config, ingested, directory)
         run = TrainingRun.open(config, key=key, dataset=ingested)
         with run, ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
             progress, evaluation = _fit(config, job, stage, run)
@@ -81,7 +81,7 @@ def latest(config: RunConfig, ingested: Ingested) -> Trained:
     return done
 
 
-def _prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
+def prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
     """Fit the preprocessing on the training rows, check that the job is possible, and describe it."""
     snapshot = Snapshot(Path(ingested.snapshot))
     job = Job(

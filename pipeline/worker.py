@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,8 +27,9 @@ from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
 from pipeline.storage import opened
 from vae import checkpoint, evaluate, fit, noise, rival
-from vae.config import ModelConfig, Network, Objective
+from vae.config import Column, ModelConfig, Network, Objective
 from vae.evaluate import BLOCK_ROWS, Evaluation
+from vae.likelihoods import Columns
 from vae.model import VAE
 
 CHECKPOINT_EVERY_S: Final = 5.0
@@ -137,6 +138,14 @@ def rows(job: Job) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.uint8]]]:
                 yield batch, shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
 
 
+def binarised(columns: Sequence[Column], rows: Rows, *, seed: int) -> Rows:
+    """The rows with one fixed draw for the columns of which training draws anew."""
+    if not any(column.dynamic for column in columns):
+        return rows
+    uniform = torch.rand(rows.values.shape, generator=Generator().manual_seed(seed)).to(rows.values.device)
+    return Rows(noise.binarise(Columns(columns).to(uniform.device), rows.values, uniform), rows.observed)
+
+
 class _Trainer:
     """The state of a training on one rank, and its moves."""
 
@@ -147,7 +156,9 @@ class _Trainer:
         torch.manual_seed(job.train.seed)
         columns = Features.load(job.path).model_columns()
         self.model = VAE(ModelConfig(columns=columns, network=job.network)).to(place.device)
-        self.splits = {**splits, **{kind: self._binarised(splits[kind]) for kind in (shards.VALIDATION, shards.TEST)}}
+        self.splits = splits
+        for held_out in (shards.VALIDATION, shards.TEST):
+            self.splits[held_out] = binarised(columns, splits[held_out], seed=job.train.seed)
         self.adam = fit.optimizer(self.model.parameters(), learning_rate=job.train.learning_rate)
         start = copied(self.model)
         self.best, self.progress = checkpoints.resume(job.path, self.model, self.adam, start, device=place.device)
@@ -167,13 +178,13 @@ class _Trainer:
         seconds = time.monotonic() - started
         objective = self.job.objective
         judged = self.judge(shards.VALIDATION, samples=objective.draws if objective.bound == "iwae" else 0)
-        self._finite(judged.score, "validation bound")
+        score = self._finite(judged.score if judged.nll is None else -judged.nll, "validation bound")
         progress, rows = self.progress, len(self.splits[shards.TRAIN])
         progress.epoch += 1
         metrics = {
             "epoch": progress.epoch,
             "train_loss": loss / rows,
-            "score": judged.score,
+            "score": score,
             **({} if judged.elbo is None else {"elbo": judged.elbo}),
             "log_likelihood": judged.log_likelihood,
             "kl": judged.kl,
@@ -182,8 +193,8 @@ class _Trainer:
             "epoch_s": time.monotonic() - started,
         }
         progress.history.append(metrics)
-        if judged.score > progress.best_score:
-            progress.best_score, progress.best_epoch, self.best = judged.score, progress.epoch, copied(self.model)
+        if score > progress.best_score:
+            progress.best_score, progress.best_epoch, self.best = score, progress.epoch, copied(self.model)
         if self.place.rank == 0:
             self._checkpoint(last=progress.exhausted(self.job.train))
         return metrics
@@ -191,7 +202,7 @@ class _Trainer:
     def finish(self) -> Evaluation:
         """The best weights, with their prior, judged on the test rows; rank 0 writes them down."""
         self.model.load_state_dict(self.best)
-        train = self._binarised(self.splits[shards.TRAIN])
+        train = binarised(self.model.config.columns, self.splits[shards.TRAIN], seed=self.job.train.seed)
         if self.job.network.prior == "mixture":
             fit.fit_prior(self.model, train.values, train.observed, seed=self.job.train.seed)
         evaluation = self.judge(shards.TEST, samples=self.job.train.importance_samples)
@@ -250,14 +261,6 @@ class _Trainer:
                 cure="lower train.learning_rate, or look for extreme values among the features",
             )
         return value
-
-    def _binarised(self, rows: Rows) -> Rows:
-        """The rows with one fixed draw for the columns of which training draws anew."""
-        columns = self.model.columns
-        if not columns.dynamic.any():
-            return rows
-        uniform = torch.rand(rows.values.shape, generator=Generator().manual_seed(self.job.train.seed))
-        return Rows(noise.binarise(columns, rows.values, uniform.to(self.place.device)), rows.observed)
 
     def _rival_nll(self, train: Rows) -> float:
         """-log p(x) of the test rows under pPCA and independent columns, nats per row."""

@@ -1,8 +1,7 @@
-"""What is known exactly: expectations by Gauss-Hermite quadrature, and the linear model at pPCA's optimum."""
+"""What is known exactly: expectations by quadrature, and the linear model at pPCA's optimum."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from family import build
 from torch import Tensor
@@ -13,12 +12,16 @@ from vae.model import VAE
 from vae.ppca import PPCA
 
 
-def hermite(nodes: int, latent: int = 1) -> tuple[Tensor, Tensor]:
-    """Points `[nodes ** latent, latent]` and weights: sum(weights * f(points)) = E[f(z)] for z ~ N(0, I)."""
-    line, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(nodes))
+def normal(nodes: int, latent: int = 1) -> tuple[Tensor, Tensor]:
+    """Points `[nodes ** latent, latent]` and weights: sum(weights * f(points)) = E[f(z)] for z ~ N(0, I).
+
+    The trapezoidal rule on [-10, 10]: of all smooth integrands that vanish at both ends it makes exponentially small
+    errors, here smaller than Gauss-Hermite quadrature's (Trefethen and Weideman 2014).
+    """
+    line = torch.linspace(-10, 10, nodes, dtype=torch.float64)
+    weights = (-0.5 * line**2).softmax(0)
     points = torch.cartesian_prod(*[line] * latent).view(-1, latent)
-    products = torch.cartesian_prod(*[weights / weights.sum()] * latent).view(-1, latent).prod(1)
-    return points, products
+    return points, torch.cartesian_prod(*[weights] * latent).view(-1, latent).prod(1)
 
 
 def corners(rows: int, latent: int) -> Tensor:
@@ -28,15 +31,15 @@ def corners(rows: int, latent: int) -> Tensor:
 
 
 @torch.no_grad()
-def log_evidence(model: VAE, values: Tensor, observed: Tensor, *, nodes: int = 120) -> Tensor:
+def log_evidence(model: VAE, values: Tensor, observed: Tensor, *, nodes: int = 241) -> Tensor:
     """log p(x) of each row, by quadrature over every component of the prior."""
     prior = model.prior()
-    points, weights = hermite(nodes, prior.mean.shape[1])
+    points, weights = normal(nodes, prior.mean.shape[1])
     z = prior.mean[:, None] + (0.5 * prior.logvar).exp()[:, None] * points
     log_weight = prior.log_weight[:, None] + weights.log()
     outputs = model.decode(z.flatten(0, 1))
-    rows = [(row.expand(len(outputs), -1), seen.expand(len(outputs), -1)) for row, seen in zip(values, observed)]
-    fits = torch.stack([model.columns.log_prob(outputs, *row).sum(1) for row in rows])
+    cells = (part[:, None].expand(-1, len(outputs), -1) for part in (values, observed))
+    fits = torch.stack([model.columns.log_prob(outputs, *row).sum(1) for row in zip(*cells, strict=True)])
     return (fits + log_weight.flatten()).logsumexp(1)
 
 

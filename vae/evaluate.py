@@ -259,7 +259,7 @@ def judge(
     return conclude(model, sums, samples=samples, seed=seed)
 
 
-def _blocks(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     """The same rows, BLOCK_ROWS at a time, so that no figure depends on the batches they came in."""
     rest: tuple[Tensor, ...] = ()
     for batch in batches:

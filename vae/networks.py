@@ -33,7 +33,7 @@ class Encoder(nn.Module):
     def __init__(self, network: Network, columns: Columns) -> None:
         super().__init__()
         images = columns.images() if network.body == "convolution" else []
-        self.stems = nn.ModuleList(ImageEncoder(network, shape) for shape, _, _ in images)
+        self.stems = nn.ModuleList(ImageEncoder(network, shape, span.stop - span.start) for shape, span, _ in images)
         self.spans = [inputs for _, inputs, _ in images]
         self.rest = _rest(self.spans, columns.width)
         seen = len(self.rest) + sum(stem.features for stem in self.stems if isinstance(stem, ImageEncoder))
@@ -94,13 +94,16 @@ class Residual(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Pixels `[batch, H*W*C]` -> features, by 3 x 3 convolutions that halve height and width, rounded up."""
+    """Pixels `[batch, H*W*C]` -> features, by 3 x 3 convolutions that halve height and width, rounded up.
 
-    def __init__(self, network: Network, shape: Sequence[int]) -> None:
+    A pixel of categories has as many channels as inputs, one per code.
+    """
+
+    def __init__(self, network: Network, shape: Sequence[int], inputs: int) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = (shape[0], shape[1], inputs // (shape[0] * shape[1]))
         layers: list[nn.Module] = []
-        for before, after in pairwise((shape[2], *network.channels)):
+        for before, after in pairwise((self.shape[2], *network.channels)):
             layers += [_glorot(nn.Conv2d(before, after, 3, stride=2, padding=1)), ACTIVATIONS[network.activation]()]
         self.layers = nn.Sequential(*layers)
         height, width = halved(self.shape, len(network.channels))[-1]

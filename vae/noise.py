@@ -22,8 +22,8 @@ class Noise(NamedTuple):
     """Standard normal, for z = mean + std * noise."""
     corruption: Float[Tensor, "batch uniform"]
     """Uniform on [0, 1), two numbers per feature (Gaussian noise: standard normal, one)."""
-    probe: Float[Tensor, "batch input"]
-    """Standard normal directions in the encoder's input, for the contractive penalty."""
+    probe: Float[Tensor, "batch direction"]
+    """Standard normal directions of the code, for the contractive penalty."""
     binary: Float[Tensor, "batch chance"]
     """Uniform on [0, 1), one number per feature, where columns are binarised anew in every step."""
 
@@ -35,13 +35,12 @@ class Noise(NamedTuple):
 def draw(objective: Objective, columns: Columns, *, rows: int, latent: int, generator: Generator) -> Noise:
     """The noise of one step over `rows` rows, on the CPU."""
     features = len(columns.owner)
-    probes = columns.width if objective.contraction else 0
     posterior = torch.randn(rows, objective.draws, latent, generator=generator)
     if objective.noise == "gaussian":
         corruption = torch.randn(rows, features, generator=generator)
     else:
         corruption = torch.rand(rows, 2 * features if objective.noise != "none" else 0, generator=generator)
-    probe = torch.randn(rows, probes, generator=generator)
+    probe = torch.randn(rows, latent if objective.contraction else 0, generator=generator)
     binary = torch.rand(rows, features if columns.dynamic.any() else 0, generator=generator)
     return Noise(posterior, corruption, probe, binary)
 

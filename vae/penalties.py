@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp
+from torch.func import vjp
 
 from vae.model import VAE
 
@@ -37,17 +37,17 @@ def sparsity(
 
 
 def contraction(
-    model: VAE, inputs: Float[Tensor, "batch input"], probe: Float[Tensor, "batch input"]
+    model: VAE, inputs: Float[Tensor, "batch input"], probe: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
     """||d mean / d input||^2, the squared Frobenius norm of the encoder's Jacobian (Rifai et al. 2011).
 
-    Exact for an MLP with at most one hidden layer; otherwise Hutchinson's unbiased estimate ||J v||^2 with the standard
-    normal `probe` v.
+    Exact for an MLP with at most one hidden layer; otherwise Hutchinson's unbiased estimate ||J' v||^2 with the
+    standard normal `probe` v.
     """
     layers = list(model.encoder.body)
     if model.config.network.body == "mlp" and len(layers) <= 2:
         return _exact(layers, model.mean.weight, inputs)
-    return (_along(lambda x: model.infer(x).mean, inputs, probe) ** 2).sum(1)
+    return (_pulled(lambda x: model.infer(x).mean, inputs, probe.to(inputs.dtype)) ** 2).sum(1)
 
 
 def _exact(layers: list[nn.Module], head: Tensor, inputs: Tensor) -> Float[Tensor, " batch"]:
@@ -57,12 +57,12 @@ def _exact(layers: list[nn.Module], head: Tensor, inputs: Tensor) -> Float[Tenso
     first, activation = layers
     assert isinstance(first, nn.Linear)
     before = first(inputs)
-    slope = _along(activation, before, torch.ones_like(before))
+    slope = _pulled(activation, before, torch.ones_like(before))
     both = (head.T @ head) * (first.weight @ first.weight.T)
     return ((slope @ both) * slope).sum(1)
 
 
-def _along(function: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> Tensor:
-    """The derivative of a function at a point along a direction."""
-    derivative: Tensor = jvp(function, (point,), (direction,))[1]
-    return derivative
+def _pulled(function: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> Tensor:
+    """J' v, by reverse mode: the gradient of torch's forward mode is wrong for LayerNorm (pytorch issue 196700)."""
+    pulled: Tensor = vjp(function, point)[1](direction)[0]
+    return pulled

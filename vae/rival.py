@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from vae import ppca
@@ -24,6 +24,8 @@ class Rival:
     """The product of a PPCA over the reals and of independent features; made by `fit`."""
 
     columns: tuple[Column, ...]
+    real: Bool[Tensor, " feature"]
+    """The features of the pPCA."""
     ppca: PPCA | None
     marginals: dict[int, Frequencies | Count]
     """By feature."""
@@ -34,14 +36,21 @@ class Rival:
         """log p(x_o) of each row, nats in original units."""
         total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
         if self.ppca is not None:
-            real = _real(self.columns).to(values.device)
-            x, seen = values[:, real].double(), observed[:, real]
+            x, seen = values[:, self.real].double(), observed[:, self.real]
             total += self.ppca.log_prob(x, seen)
-            total -= torch.where(seen, _log_units(self.columns, x), 0.0).sum(1)
+            total -= torch.where(seen, self._log_units(x), 0.0).sum(1)
         for feature, marginal in self.marginals.items():
             seen = observed[:, feature]
             total += torch.where(seen, marginal.log_prob(torch.where(seen, values[:, feature], 0.0).double()), 0.0)
         return total
+
+    def _log_units(self, x: Float64[Tensor, "batch real"]) -> Float64[Tensor, "batch real"]:
+        """Logarithm of the original units in one standardised unit, at each value of the reals."""
+        owners = [column for column in self.columns for _ in range(column.width)]
+        real = [column for column, it in zip(owners, self.real.tolist(), strict=True) if it]
+        scale, center = (x.new_tensor([getattr(column, name) for column in real]) for name in ("scale", "center"))
+        logged = torch.tensor([column.likelihood == "log_normal" for column in real], device=x.device)
+        return scale.log() + torch.where(logged, center + scale * x, 0.0)
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,35 @@ def fit(
     observed: Bool[Tensor, "batch feature"],
     *,
     latent: int,
+    dequantised: bool = False,
 ) -> Rival:
-    """Fit on training rows: in closed form, or by EM where real cells are missing. Raises ValueError without rows."""
-    real = _real(columns).to(values.device)
-    floor = min((column.floor for column in columns if column.likelihood in REALS), default=1.0)
-    analysed = ppca.fit(values[:, real], observed[:, real], latent=latent, floor=floor) if real.any() else None
+    """Fit on training rows: in closed form, or by EM where real cells are missing. Raises ValueError without rows.
+
+    `latent` at or above the number of reals makes the pPCA the Gaussian with a full covariance. With `dequantised` all
+    but categoricals are among its reals: for values to which uniform noise on [0, 1) was added (`dequantise`).
+    """
+    real = _real(columns, dequantised=dequantised).to(values.device)
     owners = [column for column in columns for _ in range(column.width)]
+    floor = min((column.floor for column, it in zip(owners, real.tolist(), strict=True) if it), default=1.0)
+    analysed = ppca.fit(values[:, real], observed[:, real], latent=latent, floor=floor) if real.any() else None
     marginals = {
         feature: _marginal(column, values[observed[:, feature], feature].double())
         for feature, column in enumerate(owners)
-        if column.likelihood not in REALS
+        if not real[feature]
     }
-    return Rival(tuple(columns), analysed, marginals)
+    return Rival(tuple(columns), real, analysed, marginals)
+
+
+def dequantise(
+    columns: Sequence[Column], values: Float[Tensor, "batch feature"], *, generator: Generator
+) -> Float64[Tensor, "batch feature"]:
+    """Whole numbers with uniform noise on [0, 1) added, except a categorical's; reals as they are.
+
+    A density's mean log at such values bounds the mean log P(x) of the whole numbers from below (Theis et al. 2016).
+    """
+    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+    whole = _real(columns, dequantised=True) & ~_real(columns)
+    return values + noise * whole.to(values.device)
 
 
 def _marginal(column: Column, cells: Float64[Tensor, " cell"]) -> Frequencies | Count:
@@ -100,13 +126,6 @@ def _marginal(column: Column, cells: Float64[Tensor, " cell"]) -> Frequencies | 
     return Count(mean, (mean**2 / (variance - mean).clamp_min(1e-12)).clamp(1e-3, 1e6))
 
 
-def _real(columns: Sequence[Column]) -> Bool[Tensor, " feature"]:
-    return torch.tensor([column.likelihood in REALS for column in columns for _ in range(column.width)])
-
-
-def _log_units(columns: Sequence[Column], x: Float64[Tensor, "batch real"]) -> Float64[Tensor, "batch real"]:
-    """Logarithm of the original units in one standardised unit, at each value of the reals."""
-    real = [column for column in columns if column.likelihood in REALS for _ in range(column.width)]
-    scale, center = (x.new_tensor([getattr(column, name) for column in real]) for name in ("scale", "center"))
-    logged = torch.tensor([column.likelihood == "log_normal" for column in real], device=x.device)
-    return scale.log() + torch.where(logged, center + scale * x, 0.0)
+def _real(columns: Sequence[Column], *, dequantised: bool = False) -> Bool[Tensor, " feature"]:
+    kinds = [it.likelihood in REALS or (dequantised and it.likelihood != "categorical") for it in columns]
+    return torch.tensor(kinds).repeat_interleave(torch.tensor([column.width for column in columns]))

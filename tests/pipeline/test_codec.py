@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import features
 from pipeline.codec import SHAPE, Codec
-from pipeline.config import ColumnConfig
+from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
 from pipeline.schema import arrow_type
 from vae import checkpoint

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import features
-from pipeline.config import ColumnConfig
+from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features
 from pipeline.schema import arrow_type

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import runfile, schema
-from pipeline.config import ColumnConfig
+from pipeline.columns import ColumnConfig
 from pipeline.errors import ConfigError, DataError
 
 VECTOR = schema.arrow_type("float32[2]")

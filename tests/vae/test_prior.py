@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_no_iteration_lowers_the_bound(components: int) -> None:
         for iterations in range(50)
     ]
     bounds = [bound(each, mean, logvar) for each in fits]
-    assert all(later >= earlier - 1e-10 for earlier, later in zip(bounds, bounds[1:], strict=False))
+    assert all(later >= earlier - 1e-10 for earlier, later in pairwise(bounds))
     assert bounds[-1] > bounds[0] + 0.1
 
 
@@ -175,7 +176,7 @@ def test_a_planted_mixture_is_found() -> None:
 
 
 def test_the_fit_beats_the_normal() -> None:
-    """On clustered codes, fresh ones of the same kind, E_q[log p(z)] is higher than under N(0, I), by a nat at least."""
+    """On fresh codes of the same clusters E_q[log p(z)] is higher than under N(0, I), by a nat at least."""
     mean, logvar = clusters()
     prior = priors.fit(mean, logvar, components=2, generator=Generator().manual_seed(0))
     fresh = Posterior(*clusters(seed=2))
@@ -221,7 +222,7 @@ def some(encoder: str, prior: str) -> VAE:
 
 @pytest.mark.parametrize("encoder", ["stochastic", "deterministic"])
 def test_a_models_prior_is_fitted_to_its_codes(encoder: str) -> None:
-    """`fit_prior` sets the mixture of the codes of its rows: they become likelier than under N(0, I), draws like them."""
+    """After `fit_prior` the codes of its rows are likelier than under N(0, I), and draws are like them."""
     model = some(encoder, "mixture")
     values, observed = table(model.config, 400)
     fitting.fit_prior(model, values, observed, seed=3)

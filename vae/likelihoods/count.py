@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vae.config import Column
 from vae.likelihoods.likelihood import Likelihood, smallest
-from vae.likelihoods.special import betainc
+from vae.likelihoods.special import betainc, log_beta
 
 LOG_MEAN_RANGE = (-20.0, 20.0)
 """Of the decoder's output: means between 2e-9 and 5e8."""
@@ -97,9 +97,9 @@ class NegativeBinomial(Counted, name="negative_binomial"):
         return self.log_dispersion.double().clamp(-7, 11).exp()[self.owner]
 
     def log_mass(self, log_mean: Tensor, counts: Tensor) -> Tensor:
-        r = self.dispersion()
-        choose = (counts + r).lgamma() - r.lgamma() - (counts + 1).lgamma()
-        return choose - r * functional.softplus(log_mean - r.log()) - counts * functional.softplus(r.log() - log_mean)
+        r, odds = self.dispersion(), log_mean - self.dispersion().log()
+        choose = -log_beta(r.expand_as(counts), counts + 1) - (counts + r).log()
+        return choose + r * functional.logsigmoid(-odds) + counts * functional.logsigmoid(odds)
 
     def cdf(self, mean: Tensor, counts: Tensor) -> Tensor:
         r = self.dispersion().expand(mean.shape)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from vae.config import Column
 from vae.likelihoods.likelihood import Likelihood, smallest
-from vae.likelihoods.special import betainc
+from vae.likelihoods.special import betainc, log_beta
 
 
 class Levelled(Likelihood, ABC):
@@ -48,7 +48,7 @@ class Binomial(Levelled, name="binomial"):
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         rest = self.highest - values
-        choose = _log_factorial(self.highest) - _log_factorial(values) - _log_factorial(rest)
+        choose = -log_beta(1 + values.double(), 1 + rest.double()) - self.highest.double().log1p()
         heads, tails = functional.logsigmoid(outputs), functional.logsigmoid(-outputs)
         return choose.to(outputs.dtype) + values * heads + rest * tails
 
@@ -70,11 +70,6 @@ class Binomial(Levelled, name="binomial"):
             return torch.where(k >= n, 1.0, inside)
 
         return smallest(cdf, level, start=n).to(outputs.dtype)
-
-
-def _log_factorial(number: Tensor) -> Tensor:
-    """In float64: a binomial coefficient is a small difference of large ones."""
-    return (number.double() + 1).lgamma()
 
 
 class DiscretisedLogistic(Levelled, name="discretised_logistic"):

@@ -117,7 +117,7 @@ def smallest(
     while (short := cdf(high) < level).any() and high.max() < 1e15:
         low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
     while (high - low > 1).any():
-        middle = ((low + high) / 2).ceil()
+        middle = low + ((high - low) / 2).ceil()
         enough = cdf(middle) >= level
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return high

@@ -72,7 +72,7 @@ class Gaussian(Scaled, name="gaussian"):
     >>> height = Gaussian([Column(name="height", likelihood="gaussian", sigma=1.0)])
     >>> outputs, values = torch.zeros(1, 1), torch.tensor([[3.0]])
     >>> seen = torch.tensor([[True]])
-    >>> height.log_prob(outputs, outputs, seen) - height.log_prob(outputs, values, seen)
+    >>> (height.log_prob(outputs, outputs, seen) - height.log_prob(outputs, values, seen)).detach()
     tensor([[4.5000]])
     """
 

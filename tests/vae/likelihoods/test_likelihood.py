@@ -201,7 +201,7 @@ def test_every_noise_respects_its_kind(kind: str) -> None:
 
 @every
 def test_every_unit_rises_with_its_value(kind: str) -> None:
-    """`units` is increasing, so that quantiles and orders are the same in either scale; whole numbers are themselves."""
+    """`units` is increasing, so that quantiles are the same in either scale; whole numbers are themselves."""
     likelihood = of(column(kind))
     values = torch.arange(5, dtype=torch.float64)[:, None]
     units = likelihood.units(values)
@@ -243,7 +243,7 @@ def test_every_missing_row_teaches_nothing(kind: str) -> None:
 
 @every
 def test_every_embedding_is_small_and_empty_where_nothing_is(kind: str) -> None:
-    """The encoder sees finite numbers of moderate size, exactly zero for a missing cell, and distinct ones for others."""
+    """The encoder sees finite numbers of moderate size, zero for a missing cell, and distinct ones for others."""
     likelihood = of(column(kind))
     values = drawn(likelihood, outputs_of(likelihood, 200, seed=18), seed=19)
     embedded = likelihood.embed(values, seen(values))
@@ -398,7 +398,7 @@ def any_example(examples: int) -> settings:
 @any_example(50)
 @given(data=st.data())
 def test_every_answer_is_finite(kind: str, data: st.DataObject) -> None:
-    """For any float32 outputs, values and parameters, however extreme, no answer is NaN or infinite, no gradient NaN."""
+    """For any float32 outputs, values and parameters, however extreme, every answer and gradient is finite."""
     likelihood, outputs = pushed(kind, data)
     values = torch.tensor([data.draw(st.lists(cells(kind), min_size=2, max_size=2))]).float()
     log_prob = likelihood.log_prob(outputs.requires_grad_(), values, seen(values))
