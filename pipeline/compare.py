@@ -146,7 +146,7 @@ class _Arena:
 
     def two_sample(self, sample: Sample) -> float:
         """Real test rows against as many sampled ones, their cells missing where the real ones' are."""
-        values, observed = self.features.transform(self.tables[shards.TEST])
+        values, observed = (part[:PROBED].numpy() for part in (self.test.values, self.test.observed))
         table = pa.Table.from_struct_array(sample(len(values), seed=self.config.train.seed))
         real, fake = (np.where(observed, it, np.nan) for it in (values, self.features.transform(table)[0]))
         coded = [column.likelihood in CATEGORIES for column in self.columns for _ in range(column.width)]

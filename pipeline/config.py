@@ -89,6 +89,10 @@ class Train:
     """Rows per optimisation step over all workers together."""
     learning_rate: Annotated[float, Bounds(gt=0, le=1)] = 1e-3
     """Adam's step size."""
+    decay: Literal["none", "cosine", "threefold"] = "none"
+    """How it falls with the epochs: not; to 0 by half a cosine; to a tenth over stages, each thrice as long (Burda)."""
+    epsilon: Annotated[float, Bounds(gt=0, le=1)] = 1e-8
+    """Adam's epsilon."""
     importance_samples: Count = 100
     """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, get_args
@@ -24,8 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns import ColumnConfig
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.schema import arrow_type
 from vae.config import CATEGORIES, COUNTS, LEVELS, REALS, Column, LikelihoodName
 
@@ -68,16 +66,6 @@ class Feature:
     rates: tuple[float, ...] = ()
     """Marginal probability of each code."""
 
-    @classmethod
-    def bare(cls, name: str, column: ColumnConfig) -> Self:
-        """Before anything is fitted. Raises ConfigError for an order that the column's type cannot hold."""
-        assert column.likelihood is not None
-        shared = ("type", "nullable", "sigma", "components", "group", "levels", "binarise")
-        settings = {setting: getattr(column, setting) for setting in shared}
-        shape = (*column.shape, 1)[:3] if column.shape else ()
-        feature = cls(name=name, likelihood=column.likelihood, shape=shape, **settings)
-        return replace(feature, categories=_ranks(feature, column.order))
-
     def with_statistics(self, **found: Any) -> Self:
         """With what was found in the training rows."""
         found["means"] = tuple(map(float, found.get("means", ())))
@@ -106,10 +94,7 @@ class Feature:
     @property
     def coded(self) -> bool:
         """Whether its values are codes of categories."""
-        return self.likelihood in ("categorical", "ordinal") or (self.likelihood, self.binarise) == (
-            "bernoulli",
-            "none",
-        )
+        return self.likelihood in CATEGORIES and self.binarise == "none"
 
     def column(self) -> Column:
         """The column as the model sees it."""
@@ -138,9 +123,10 @@ class Feature:
     @property
     def spread(self) -> float:
         """The error of the best constant guess in the training rows: RMSE in its units, or the share of wrong codes."""
-        if self.likelihood in CATEGORIES:
-            return 1 - max(self.rates or tuple(max(rate, 1 - rate) for rate in self.means or (1.0,)))
-        return self.deviation
+        if self.likelihood == "bernoulli":
+            rate = float(np.mean(self.means or 0.0))
+            return min(rate, 1 - rate)
+        return 1 - max(self.rates) if self.rates else self.deviation
 
     def transform(self, array: pa.Array) -> tuple[Values, Observed]:
         """`[row, width]` numbers and which of them are there; missing ones are 0."""
@@ -225,14 +211,6 @@ class Features:
             age = "a newer version" if written > FORMAT else "an older version; train again"
             raise DataError(f"format {written}, not {FORMAT}: written by {age}", str(directory / FILE))
         return cls(tuple(Feature(**_frozen(column)) for column in plain["columns"]))
-
-
-def _ranks(feature: Feature, order: Sequence[Any]) -> tuple[Any, ...]:
-    """The declared order, as values of the column's own type."""
-    try:
-        return tuple(comparable(pa.array(order, feature.scalar)).to_pylist())
-    except (pa.ArrowException, OverflowError):
-        raise ConfigError(f"columns.{feature.name}.order = {list(order)}: not values of {feature.type!r}") from None
 
 
 def _frozen(settings: dict[str, Any]) -> dict[str, Any]:

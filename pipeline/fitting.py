@@ -6,7 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.columns import ColumnConfig
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.features import Feature, Features, comparable, elements, numbers
 from vae.config import REALS
 
@@ -33,7 +33,21 @@ def fit(batches: Iterable[pa.RecordBatch], columns: Mapping[str, ColumnConfig]) 
 
 
 def _tally(name: str, column: ColumnConfig) -> _Moments | _Categories:
-    return (_Moments if column.numeric else _Categories)(Feature.bare(name, column))
+    return (_Moments if column.numeric else _Categories)(_unfitted(name, column))
+
+
+def _unfitted(name: str, column: ColumnConfig) -> Feature:
+    """What the config says. Raises ConfigError for an order that the column's type cannot hold."""
+    assert column.likelihood is not None
+    shared = ("type", "nullable", "sigma", "components", "group", "levels", "binarise")
+    settings = {setting: getattr(column, setting) for setting in shared}
+    shape = (*column.shape, 1)[:3] if column.shape else ()
+    feature = Feature(name=name, likelihood=column.likelihood, shape=shape, **settings)
+    try:
+        ranks = comparable(pa.array(column.order).cast(feature.scalar)).to_pylist()
+    except pa.ArrowException:
+        raise ConfigError(f"columns.{name}.order = {list(column.order)}: not values of {column.type!r}") from None
+    return replace(feature, categories=tuple(ranks))
 
 
 @dataclass

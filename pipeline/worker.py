@@ -159,7 +159,9 @@ class _Trainer:
         self.splits = splits
         for held_out in (shards.VALIDATION, shards.TEST):
             self.splits[held_out] = binarised(columns, splits[held_out], seed=job.train.seed)
-        self.adam = fit.optimizer(self.model.parameters(), learning_rate=job.train.learning_rate)
+        self.adam = fit.optimizer(
+            self.model.parameters(), learning_rate=job.train.learning_rate, epsilon=job.train.epsilon
+        )
         start = copied(self.model)
         self.best, self.progress = checkpoints.resume(job.path, self.model, self.adam, start, device=place.device)
         if not place.agree(self.progress.epoch):
@@ -228,6 +230,9 @@ class _Trainer:
 
     def _learn(self) -> float:
         train, place, rows = self.job.train, self.place, self.splits[shards.TRAIN]
+        rate = train.learning_rate * fit.decayed(self.progress.epoch, train.epochs, decay=train.decay)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
         generator = Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
         order = shards.epoch(
             len(rows),

@@ -51,9 +51,9 @@ def sealed(directory: str | Path) -> dict[str, str]:
     if not (directory / CHECKSUMS).is_file():
         raise CheckpointError(f"{directory}: not a model directory, {CHECKSUMS} is missing")
     try:
-        files: dict[str, str] = json.loads((directory / CHECKSUMS).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{directory / CHECKSUMS}: not readable as JSON") from error
+        files: dict[str, str] = dict(json.loads((directory / CHECKSUMS).read_text()))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / CHECKSUMS}: not readable as a JSON object") from error
     for name in (CONFIG, WEIGHTS):
         if name not in files:
             raise CheckpointError(f"{directory / name}: not covered by {CHECKSUMS}")

@@ -234,6 +234,8 @@ class Objective:
             raise ValueError(
                 "bound = 'iwae' takes neither beta, annealing nor free_bits: its weights need the whole KL"
             )
+        if self.bound == "elbo" and self.gradient != "dreg":
+            raise ValueError(f"gradient = {self.gradient!r} with bound = 'elbo', which has but one")
         for choice, amount in (
             ("noise", "noise_level"),
             ("sparsity", "sparsity_weight"),

@@ -28,10 +28,10 @@ def interpolation(
 ) -> Float[Tensor, "step feature"]:
     """Reconstructions on the great circle from one code to another (slerp; White 2016), both ends included.
 
-    A straight line passes nearer to the origin than draws of the prior ever are; where one end is the origin, or both
-    point the same way, the straight line it is.
+    A straight line passes nearer to the origin than draws of the prior ever are; where both ends and the origin are on
+    one line, the straight line it is.
     """
-    share = torch.linspace(0, 1, steps, dtype=start.dtype)[:, None]
+    share = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
     norms = start.norm() * end.norm()
     angle = torch.arccos(((start @ end.T) / norms.clamp_min(1e-12)).clamp(-1, 1))
     if norms == 0 or angle.sin() < 1e-4:

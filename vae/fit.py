@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -65,9 +67,33 @@ class Loss(nn.Module):
         return penalty
 
 
-def optimizer(parameters: Iterable[nn.Parameter], *, learning_rate: float) -> torch.optim.Adam:
+def optimizer(parameters: Iterable[nn.Parameter], *, learning_rate: float, epsilon: float = 1e-8) -> torch.optim.Adam:
     """Adam (Kingma and Ba 2015), fused into one kernel per step."""
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    return torch.optim.Adam(parameters, lr=learning_rate, eps=epsilon, fused=True)
+
+
+def decayed(epoch: int, epochs: int, *, decay: Literal["none", "cosine", "threefold"]) -> float:
+    """What the learning rate is multiplied by in an epoch, counted from 0.
+
+    threefold: stages of 1, 3, 9, ... epochs, from 1 to 1/10 in equal ratios, rounded as Burda et al. (2016) do; their
+    3,280 epochs are eight stages.
+
+    >>> [decayed(epoch, 3280, decay="threefold") for epoch in (0, 1, 4, 13, 1093)]
+    [1.0, 0.72, 0.52, 0.37, 0.1]
+    """
+    if decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if decay == "threefold":
+        return round(10 ** (1 - _stage(epoch) / max(1, _stage(epochs - 1))), 1) / 10
+    return 1.0
+
+
+def _stage(epoch: int) -> int:
+    """How often 3 goes into the epochs so far: 0, 1, 1, 1, 2, ..."""
+    stage, begun = 0, 1
+    while epoch >= begun:
+        stage, begun = stage + 1, 3 * begun + 1
+    return stage
 
 
 def step(

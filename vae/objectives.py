@@ -23,8 +23,12 @@ class Elbo:
     """KL, nats: under N(0, I) the closed form, a term per latent dimension; under another prior one term, estimated."""
 
     def per_row(self, *, beta: float = 1.0, free_bits: float = 0.0) -> Float[Tensor, " batch"]:
-        """E_q[log p(x | z)] - beta * sum_i max(KL_i, free_bits) for each row; the bound for beta = 1, free_bits = 0."""
-        return self.log_likelihood.sum(1) - beta * self.kl.clamp_min(free_bits).sum(1)
+        """E_q[log p(x | z)] - beta * sum_i max(KL_i, free_bits) for each row; the bound for beta = 1, free_bits = 0.
+
+        Without free bits no term is touched: an estimated KL may be negative, and only so is it right on average.
+        """
+        terms = self.kl.clamp_min(free_bits) if free_bits else self.kl
+        return self.log_likelihood.sum(1) - beta * terms.sum(1)
 
 
 def elbo(

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import features
+from pipeline import fitting
 from pipeline.codec import SHAPE, Codec
 from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
@@ -51,7 +51,7 @@ def table() -> pa.RecordBatch:
 @cache
 def codec(*, hidden: tuple[int, ...] = (64, 48), seed: int = 0) -> Codec:
     """A model that nobody trained, over these rows."""
-    found = features.fit([table()], COLUMNS)
+    found = fitting.fit([table()], COLUMNS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VAE(ModelConfig(columns=found.model_columns(), network=Network(latent=6, hidden=hidden)))
@@ -153,7 +153,7 @@ def test_samples_of_a_column_of_one_value_are_that_value() -> None:
         "flag": ColumnConfig(type="string", likelihood="bernoulli"),
         "x": ColumnConfig(type="float64", likelihood="gaussian"),
     }
-    found = features.fit([rows], columns)
+    found = fitting.fit([rows], columns)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = VAE(ModelConfig(columns=found.model_columns(), network=Network(latent=2, hidden=(4,))))

@@ -12,6 +12,9 @@ from harness import ROOT, small_settings
 from pipeline import runfile
 from pipeline.errors import CommitConflict, ConfigError, DataError, InfrastructureError
 
+MIXED = {"type": "float64", "likelihood": "joint_mixture", "group": "g"}
+CLASSICAL = {"model": {"encoder": "deterministic"}}
+
 
 def refusal(settings: dict[str, Any]) -> str:
     """The message these settings are refused with."""
@@ -26,6 +29,10 @@ def test_an_unknown_key_is_answered_with_the_near_one(tmp_path: Path) -> None:
     assert message == "my.toml: unknown key train.epohcs\n  cure: did you mean train.epochs?"
     message = refusal(small_settings(tmp_path, modle={"latent": 3}))
     assert "did you mean model?" in message
+    message = refusal(small_settings(tmp_path, objective={"sparcity": "l1"}))
+    assert message == "my.toml: unknown key objective.sparcity\n  cure: did you mean objective.sparsity?"
+    message = refusal(small_settings(tmp_path, train={"beta": 4.0}))
+    assert message.startswith("my.toml: unknown key train.beta\n  cure: ")
     settings = small_settings(tmp_path)
     settings["columns"]["city"]["likelyhood"] = "categorical"
     assert "unknown key columns.city.likelyhood" in refusal(settings)
@@ -46,7 +53,30 @@ def test_an_unknown_key_is_answered_with_the_near_one(tmp_path: Path) -> None:
         ({"report": {"colour_by": "nothing"}}, "report.colour_by = 'nothing': not a feature or passthrough column"),
         ({"columns": {"more": {"type": "int64", "role": "id"}}}, "columns id, more: one column at most"),
         ({"columns": {"city": {"type": "string", "likelihood": "gaussian"}}}, "use 'categorical' or 'bernoulli'"),
+        (
+            {"columns": {"age": {"type": "int8", "likelihood": "normal"}}},
+            "columns.age.likelihood: Input should be",
+        ),
         ({"columns": {"city": {"type": "string"}}}, "features, and only they, have one"),
+        (
+            {"columns": {"age": {**MIXED, "components": 3}, "size": MIXED}},
+            "one group have different components",
+        ),
+        ({"model": {"body": "convolution"}}, "model.body = 'convolution': no column has a shape, such as shape = [28"),
+        ({"objective": {"beta": -1.0}}, "objective.beta: Input should be greater than or equal to 0 (got -1.0)"),
+        ({"objective": {"bound": "vae"}}, "objective.bound: Input should be 'elbo' or 'iwae' (got 'vae')"),
+        ({"objective": {"noise": "masking"}}, "objective: noise = 'masking' with noise_level = 0"),
+        ({"objective": {"noise": "masking", "noise_level": 1.5}}, "noise_level = 1.5: a probability is at most 1"),
+        ({"objective": {"bound": "iwae", "beta": 2.0}}, "bound = 'iwae' takes neither beta, annealing nor free_bits"),
+        ({"objective": {"beta": 2.0}, **CLASSICAL}, "beta = 2.0 with encoder = 'deterministic', which has no KL term"),
+        ({"objective": {"bound": "iwae"}, **CLASSICAL}, "bound = 'iwae' with encoder = 'deterministic', which has no"),
+        ({"objective": {"draws": 3}, **CLASSICAL}, "draws = 3 with encoder = 'deterministic', which has no KL term"),
+        (
+            {"objective": {"free_bits": 0.5}, **CLASSICAL},
+            "free_bits = 0.5 with encoder = 'deterministic'",
+        ),
+        ({"objective": {"free_bits": 0.5}, "model": {"prior": "vamp"}}, "free_bits need a KL per dimension"),
+        ({"model": {"prior": "vamp", "encoder": "deterministic"}}, "prior = 'vamp' needs a stochastic encoder"),
     ],
 )
 def test_bad_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness import small_settings
 
-from pipeline import encode, features, ingest, latents, runfile
+from pipeline import encode, fitting, ingest, latents, runfile
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.features import Features
@@ -26,7 +26,7 @@ def model_of(settings: RunConfig, folder: Path) -> Registered:
     """A model with fitted preprocessing and untrained weights, as if it had been registered."""
     snapshot = Snapshot(Path(ingest.latest(settings).snapshot))
     rows = [batch for path in snapshot.files for batch in pq.read_table(path).to_batches()]
-    fitted: Features = features.fit(rows, settings.role("feature"))
+    fitted: Features = fitting.fit(rows, settings.role("feature"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         checkpoint.save(VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model)), folder)

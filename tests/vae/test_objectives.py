@@ -81,7 +81,7 @@ def exact_elbo(model: VAE, cells: Rows, posterior: Posterior) -> Tensor:
 
 def slopes(bound: Tensor, model: VAE) -> list[Tensor]:
     """Its gradient in every parameter."""
-    return list(torch.autograd.grad(bound, list(model.parameters()), materialize_grads=True))
+    return list(torch.autograd.grad(bound, list(model.parameters()), retain_graph=True, materialize_grads=True))
 
 
 def test_quadrature_has_converged() -> None:
@@ -117,13 +117,13 @@ def test_elbo_is_below_the_evidence(latent: int, prior: str) -> None:
     """With its expectation exact, ELBO < log p(x) for every row, under every prior: q is not the true posterior."""
     model = mixed(latent, prior=prior)
     bound = exact_elbo(model, rows(model), model.encode(*rows(model))).detach()
-    assert (bound < log_evidence(model, *rows(model), nodes=NODES[latent]) - 1e-2).all()
+    assert (bound < log_evidence(model, *rows(model), nodes=NODES[latent]) - 1e-3).all()
 
 
 @pytest.mark.parametrize("latent", [1, 2])
 def test_bounds_tighten_with_draws(latent: int) -> None:
     """E[L_1] < E[L_5] < E[L_50] < log p(x), on draws of their own for each k, beyond four standard errors."""
-    model, sets = mixed(latent), {1: 4000, 5: 800, 50: 80}
+    model, sets = mixed(latent), {1: 8000, 5: 4000, 50: 1000}
     means, errors = [], []
     with torch.no_grad():
         for k, times in sets.items():
@@ -217,7 +217,15 @@ def test_free_bits_press_only_what_exceeds_them() -> None:
     close(terms.per_row(free_bits=0.5, beta=2.0), torch.tensor([-2.4, -2.0], dtype=torch.float64))
     (slope,) = torch.autograd.grad(terms.per_row(free_bits=0.5, beta=2.0).sum(), divergence)
     assert slope.tolist() == [[0, -2], [0, 0]]
-    assert torch.equal(terms.per_row(free_bits=0.0), terms.per_row())
+
+
+def test_an_estimated_divergence_may_be_negative() -> None:
+    """Without free bits no term is cut off at zero, which would bias the bound under every prior but N(0, I)."""
+    divergence = torch.tensor([[-0.3], [0.5]], dtype=torch.float64, requires_grad=True)
+    bound = Elbo(torch.zeros(2, 3, dtype=torch.float64), divergence).per_row()
+    assert bound.tolist() == [0.3, -0.5]
+    (slope,) = torch.autograd.grad(bound.sum(), divergence)
+    assert slope.tolist() == [[-1], [-1]]
 
 
 def test_missing_everything_costs_only_the_divergence() -> None:
@@ -314,7 +322,7 @@ def test_iwae_of_one_draw_is_the_sampled_elbo(prior: str) -> None:
 @pytest.mark.parametrize("gradient", ["reparameterised", "dreg"])
 @pytest.mark.parametrize("prior", ["normal", "mixture", "vamp"])
 def test_iwae_of_one_draw_has_the_elbos_gradient_on_average(prior: str, gradient: str) -> None:
-    """Integrated over the noise, both gradients of L_1 are that of the ELBO, with the KL in closed form if it has one."""
+    """Integrated over the noise, both gradients of L_1 are the ELBO's, its KL in closed form where there is one."""
     model = mixed(1, prior=prior)
     q, (noise, weights) = model.encode(*rows(model)), normal(NODES[1])
     many = [part.repeat_interleave(len(noise), 0) for part in rows(model)]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 
 from vae.config import Column
 from vae.likelihoods.likelihood import RESIDUAL, Likelihood
-from vae.likelihoods.special import betainc
+from vae.likelihoods.special import betaincinv
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -158,13 +158,13 @@ class StudentT(Scaled, name="student_t"):
         return outputs + self.scale() * _t_quantile(self.freedom().double(), level).to(outputs.dtype)
 
 
-def _t_quantile(freedom: Tensor, level: float) -> Tensor:
-    """t with P(T <= t) = level, bisecting w = v / (v + t^2) in P(|T| > t) = I_w(v / 2, 1 / 2)."""
+def _t_quantile(freedom: Float64[Tensor, " feature"], level: float) -> Float64[Tensor, " feature"]:
+    """t with P(T <= t) = level, of t^2 = v (1 - w) / w; P(|T| > t) = I_w(v / 2, 1 / 2)."""
     outside, half = 2 * min(level, 1 - level), torch.full_like(freedom, 0.5)
-    low, high = torch.zeros_like(freedom), torch.ones_like(freedom)
-    for _ in range(100):
-        middle = (low + high) / 2
-        less = betainc(freedom / 2, half, middle) < outside
-        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
-    t = (freedom * (1 - high) / high.clamp_min(1e-300)).sqrt()
-    return t if level > 0.5 else -t
+    if outside < 0.5:
+        w = betaincinv(freedom / 2, half, outside)
+        odds = (1 - w) / w.clamp_min(1e-300)
+    else:  # where w is near 1, its complement has more digits
+        inside = betaincinv(half, freedom / 2, 1 - outside)
+        odds = inside / (1 - inside)
+    return math.copysign(1.0, level - 0.5) * (freedom * odds).sqrt()

@@ -50,6 +50,23 @@ def betainc(
     return torch.where(swap, 1 - part, part).clamp(0, 1)
 
 
+def betaincinv(
+    a: Float64[Tensor, " feature"], b: Float64[Tensor, " feature"], level: float
+) -> Float64[Tensor, " feature"]:
+    """The x with I_x(a, b) = level, found to 100 binary places, five with every evaluation.
+
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> betaincinv(2 * one, one, 0.25)
+    tensor([0.5000], dtype=torch.float64)
+    """
+    low, step = torch.zeros_like(a), 1.0
+    for _ in range(20):
+        step /= 32
+        x = low + step * torch.arange(1, 32, device=a.device)[:, None]
+        low = low + step * (betainc(a.expand_as(x), b.expand_as(x), x) < level).sum(0)
+    return low
+
+
 def _fraction(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """1 / (1 + d_1 / (1 + d_2 / (1 + ...))) by the algorithm of Lentz (1976)."""
     c = torch.ones_like(x)

@@ -11,7 +11,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from vae.likelihoods.likelihood import smallest
-from vae.likelihoods.special import betainc, log_beta
+from vae.likelihoods.special import betainc, betaincinv, log_beta
 
 
 def triples(largest: float, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,6 +94,18 @@ def test_log_beta_has_its_gradient() -> None:
     a = torch.tensor([0.3, 7.0, 49.0, 51.0, 400.0], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([2.0, 60.0, 1e-2, 3.0, 500.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(log_beta, (a, b))
+
+
+@pytest.mark.parametrize("level", [1e-9, 0.1, 0.9])
+def test_betaincinv_is_the_inverse(level: float) -> None:
+    """I_x(a, b) of the x that is found is the level, and x is SciPy's."""
+    a, b, _ = triples(1e3, seed=5)
+    kept = special.betaincinv(a, b, level) < 0.999
+    a, b = a[kept], b[kept]
+    x = betaincinv(torch.from_numpy(a), torch.from_numpy(b), level).numpy()
+    far = x > 1e-20
+    np.testing.assert_allclose(ours(a, b, x)[far], level, rtol=1e-8)
+    np.testing.assert_allclose(x, special.betaincinv(a, b, level), rtol=1e-7, atol=1e-29)
 
 
 def test_betainc_keeps_shapes() -> None:
