@@ -6,12 +6,14 @@
     encode     a version, a snapshot-> latent codes in Parquet                (Ray Data)
     reduce     latent codes         -> 2-D coordinates in Parquet
     report     all of it            -> one HTML page
+    compare    a table              -> the family of autoencoders, PCA and exact rivals, measured alike
 
 Each step is a module with one function of its name; it takes the run's config and the records of earlier steps and
-returns a record. Beneath them: `codec` (where rows meet the model), `worker` (one training process), `sources`
-(where rows come from), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `snapshots` (what
-a snapshot is), `features` (fitted preprocessing), `schema` (what a row must be), `shards` (who trains on which row),
-`tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `records`, `progress`, `errors`.
+returns a record. Beneath them: `codec` (where rows meet the model), `worker` (one training process), `checkpoints`
+(how far it is), `sources` (where rows come from), `latents` (the output contract), `storage` (all of a snapshot, or
+none of it), `snapshots` (what a snapshot is), `features` (fitted preprocessing), `fitting` (how it is fitted), `schema`
+(what a row must be), `shards` (who trains on which row), `linear` and `probes` (PCA, and what codes are good for),
+`tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`, `records`, `progress`, `errors`.
 
 This module imports nothing, so that a reader of latents pays for pyarrow and no more.
 """

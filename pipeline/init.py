@@ -255,7 +255,8 @@ workspace = "workspace"  # everything is written here
 # quarantine_limit = 0.01    # ... up to this share
 
 [columns]                    # as found in all {rows} rows
-# likelihood  gaussian: real values | bernoulli: two values | categorical: categories
+# likelihood  gaussian, student_t, mixture: real values | log_normal: positive | poisson, negative_binomial: counts
+#             bernoulli: two values | categorical: categories | ordinal: ranks | see README.md for all twelve
 # role        passthrough: copied beside the latents, not modelled | ignore: dropped | id: names the row
 {anonymous}{columns}
 
@@ -270,6 +271,12 @@ batch_rows = 256
 learning_rate = 1e-3
 num_workers = 2              # Ray Train workers
 # use_gpu = true             # one GPU per worker
+
+# [objective]                # the ELBO, unless:
+# bound = "iwae"             # importance-weighted, tighter
+# draws = 5
+# noise = "masking"          # denoising
+# noise_level = 0.25
 
 [encode]
 num_workers = 2              # Ray Data actors

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 
 FORBID_EXTRA: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -54,6 +55,8 @@ def _check_field(name: str, hint: Any, value: Any) -> None:
             _check_field(name, get_args(hint)[0], element)
     elif get_origin(hint) is Annotated:
         for bounds in get_args(hint)[1:]:
+            if not math.isfinite(value):
+                raise ValueError(f"{name} = {value!r}: must be finite")
             if not bounds.allow(value):
                 raise ValueError(f"{name} = {value!r}: must be {bounds}")
     elif get_origin(hint) is Literal and value not in get_args(hint):
@@ -140,7 +143,7 @@ class Column:
             raise ValueError(f"column {self.name!r}: sigma = {self.sigma:g} with likelihood {self.likelihood!r}")
         if self.dynamic and self.likelihood != "bernoulli":
             raise ValueError(f"column {self.name!r}: dynamic with likelihood {self.likelihood!r}")
-        numbers = (self.center, self.scale, self.floor, self.sigma, self.low, self.high, *self.means)
+        numbers = (self.center, self.low, self.high, *self.means)
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"column {self.name!r}: a setting is not finite")
 
@@ -188,6 +191,9 @@ class ModelConfig:
             raise ValueError("a model needs at least one column")
         if self.network.body == "convolution" and not any(column.shape for column in self.columns):
             raise ValueError("body = 'convolution': no column has a shape (height, width, channels)")
+        runs = [group for group, _ in groupby((column.group, column.components) for column in self.columns) if group[0]]
+        if len(runs) != len({group for group, _ in runs}):
+            raise ValueError("columns of one joint_mixture group must be neighbours with the same components")
 
     @property
     def features(self) -> int:

@@ -138,7 +138,7 @@ NUMBERS = ("center", "low", "high")
         ),
         ({"dynamic": True}, "column 'x': dynamic with likelihood 'gaussian'"),
         *(({name: float(bad)}, "column 'x': a setting is not finite") for name in NUMBERS for bad in ("nan", "inf")),
-        *(({name: float("inf")}, "column 'x': a setting is not finite") for name in ("scale", "floor", "sigma")),
+        *(({name: float("inf")}, f"{name} = inf: must be finite") for name in ("scale", "floor", "sigma")),
         ({"means": (float("-inf"),)}, "column 'x': a setting is not finite"),
     ],
 )

@@ -261,7 +261,7 @@ def test_evidence_does_not_depend_on_who_weighs_which_block(model: VAE, many: tu
 def test_parts_of_the_samples_are_averaged_as_weights(
     model: VAE, batch: Batch, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoded 1, 17 or 50 at a time, 50 samples give the log of the mean of all 50 weights, not a mean of logarithms."""
+    """Decoded 1, 17 or 50 at a time, 50 samples give the log of the mean of their weights, not a mean of logarithms."""
     values, observed, _ = batch
     monkeypatch.setattr(evaluate, "WEIGHED", len(values) * size)
     found = evaluate.log_evidence(model, values, observed, samples=50, generator=seeded(2))

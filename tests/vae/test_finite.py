@@ -50,6 +50,8 @@ class Case(NamedTuple):
 
 def cell(column: dict[str, Any]) -> st.SearchStrategy[float]:
     """Any value that a column may hold."""
+    if column.get("dynamic"):
+        return st.floats(0, 1, width=32)
     if column["likelihood"] in (*LEVELS, *CATEGORIES):
         return st.integers(0, column.get("codes", 2) - 1).map(float)
     if column["likelihood"] in COUNTS:
@@ -70,6 +72,8 @@ def column(draw: st.DrawFn, name: str, *, image: bool) -> dict[str, Any]:
         more["components"] = draw(st.integers(1, 3))
     if kind == "joint_mixture":
         more["group"] = name
+    if kind == "bernoulli":
+        more["dynamic"] = draw(st.booleans())
     if kind == "gaussian":
         more["sigma"] = draw(st.sampled_from([0.0, 0.1]))
     if kind not in (*COUNTS, *LEVELS, *CATEGORIES):
@@ -113,6 +117,13 @@ def learns(case: Case) -> None:
         for name, parameter in model.named_parameters():
             assert parameter.grad is None or parameter.grad.isfinite().all(), name
             assert parameter.isfinite().all(), name
+
+
+def test_the_check_of_finiteness_can_fail() -> None:
+    """Meta: a NaN in a cell that counts as observed is found."""
+    case = Case([{"name": "x", "likelihood": "gaussian"}], [[math.nan], [1.0]], "vae", {}, 0.3, 1, 0.0)
+    with pytest.raises(AssertionError):
+        learns(case)
 
 
 @many
