@@ -108,7 +108,7 @@ NUMBERS = ("center", "low", "high")
         ({"codes": -1}, "codes = -1: must be >= 0"),
         ({"scale": 0.0}, "scale = 0.0: must be > 0"),
         ({"scale": -2.0}, "scale = -2.0: must be > 0"),
-        ({"scale": float("nan")}, "scale = nan: must be > 0"),
+        ({"scale": float("nan")}, "scale = nan: must be finite"),
         ({"floor": 0.0}, "floor = 0.0: must be > 0"),
         ({"sigma": -1.0}, "sigma = -1.0: must be >= 0"),
         ({"components": 0}, "components = 0: must be >= 1"),
@@ -166,7 +166,7 @@ def test_means_are_one_for_all_or_one_for_each() -> None:
     [
         ({"draws": 0}, "draws = 0: must be >= 1"),
         ({"beta": -0.1}, "beta = -0.1: must be >= 0"),
-        ({"beta": float("nan")}, "beta = nan: must be >= 0"),
+        ({"beta": float("nan")}, "beta = nan: must be finite"),
         ({"annealing_epochs": -1.0}, "annealing_epochs = -1.0: must be >= 0"),
         ({"free_bits": -1.0}, "free_bits = -1.0: must be >= 0"),
         ({"noise_level": -1.0}, "noise_level = -1.0: must be >= 0"),
