@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from harness import small_csv, small_settings
 from safetensors.torch import load_file
 
-from pipeline import config, ingest, runfile, train, worker
+from pipeline import checkpoints, config, ingest, runfile, train, worker
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.records import Trained
 
 pytestmark = pytest.mark.usefixtures("ray_up")
+
+SPARSE = {"sparsity": "kl", "sparsity_weight": 0.5, "noise": "masking", "noise_level": 0.1}
+"""An objective that looks at the whole batch, and draws noise besides."""
 
 
 def prepared(folder: Path, **changes: object) -> RunConfig:
@@ -36,24 +40,28 @@ def weights(record: Trained) -> dict[str, torch.Tensor]:
     return load_file(Path(record.model) / "model.safetensors")
 
 
-def history(settings: RunConfig) -> list[dict[str, float]]:
-    """Metrics of each epoch."""
+def story(settings: RunConfig) -> dict[str, Any]:
+    """Rows, metrics of each epoch, evaluation."""
     (path,) = settings.root.glob("training/*/model/training.json")
-    epochs: list[dict[str, float]] = json.loads(path.read_text())["history"]
-    return epochs
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told
 
 
 def test_two_workers_train_the_model_that_one_trains(tmp_path: Path) -> None:
-    """Same rows, same order, same noise: gradients of two workers equal one's, so weights and metrics agree."""
+    """Same rows, same order, same noise: gradients of two workers equal one's, so weights, metrics, nats agree."""
     runs = []
     for workers in (1, 2):
         (tmp_path / str(workers)).mkdir()
-        runs.append(prepared(tmp_path / str(workers), train={"num_workers": workers}))
+        model = {"prior": "mixture", "prior_components": 4}
+        runs.append(prepared(tmp_path / str(workers), train={"num_workers": workers}, model=model, objective=SPARSE))
     one, two = (trained(it) for it in runs)
     for name, tensor in weights(one).items():
         torch.testing.assert_close(weights(two)[name], tensor, rtol=2e-4, atol=2e-6, msg=name)
-    for mine, yours in zip(history(runs[0]), history(runs[1]), strict=True):
+    for mine, yours in zip(story(runs[0])["history"], story(runs[1])["history"], strict=True):
         assert mine == pytest.approx(yours, rel=1e-5)
+    for name in ("elbo", "nll", "rival_nll", "log_likelihood", "kl", "kl_per_latent", "log_likelihood_per_column"):
+        mine, yours = (story(it)["evaluation"][name] for it in runs)
+        assert mine == pytest.approx(yours, rel=1e-4, abs=1e-5), name
     assert (one.train_rows, one.test_rows) == (two.train_rows, two.test_rows)
     again = trained(runs[0])
     assert (again.new, again.digest) == (False, one.digest), "the same training is not done twice"
@@ -63,7 +71,7 @@ def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path) -> Non
     """From a checkpoint in its middle, a training ends with the same weights, to the bit."""
     settings = prepared(tmp_path, train={"num_workers": 1, "epochs": 6})
     whole = trained(settings)
-    before, past = weights(whole), history(settings)
+    before, past = weights(whole), story(settings)
     directory = Path(whole.model).parent
     cut = _checkpoint_after(settings, directory, epochs=3)
     for path in (directory / "model", directory / "checkpoints"):
@@ -73,7 +81,7 @@ def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path) -> Non
     again = trained(settings)
     assert again.new
     assert again.digest == whole.digest
-    assert history(settings) == past
+    assert story(settings) == past
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(again).items())
 
 
@@ -90,22 +98,11 @@ def _checkpoint_after(settings: RunConfig, directory: Path, *, epochs: int) -> P
         validation=0.1,
         test=0.1,
         network=settings.model,
+        objective=settings.objective,
         train=config.Train(epochs=epochs, batch_rows=32, num_workers=1),
     )
     worker.run(job)
-    return next(worker.whole_checkpoints(short))
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    """The newest checkpoint that verifies counts, not the newest."""
-    for number in (1, 2):
-        folder = tmp_path / "checkpoints" / f"epoch-0000{number}"
-        folder.mkdir(parents=True)
-        for name in ("config.json", "model.safetensors", "state.pt"):
-            (folder / name).write_text("whole")
-        worker.checkpoint.seal(folder)
-    (tmp_path / "checkpoints/epoch-00002/state.pt").write_text("torn")
-    assert [it.name for it in worker.whole_checkpoints(tmp_path)] == ["epoch-00001"]
+    return next(checkpoints.whole(short))
 
 
 def test_more_workers_than_cpus_is_a_clear_error(tmp_path: Path) -> None:
