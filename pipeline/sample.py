@@ -29,7 +29,10 @@ def sample(config: RunConfig, registered: Registered, *, rows: int, seed: int) -
         run_key = keys.samples(registered.digest, rows=rows, seed=seed)
         if (known := standing(root(config), run_key)) is not None:
             return _record(known)
-        columns = Codec.load(registered.model).sample(rows, seed=seed)
+        codec = Codec.load(registered.model)
+        if not codec.model.stochastic and codec.model.standard:
+            raise ConfigError("a deterministic encoder has no prior to sample", cure="train with model.prior = 'mixture'")
+        columns = codec.sample(rows, seed=seed)
         table = pa.Table.from_struct_array(columns)
         model = {"name": registered.name, "version": registered.version, "digest": registered.digest}
         manifest = {"kind": "samples", "contract": keys.CONTRACTS["samples"], "run_key": run_key}
