@@ -93,3 +93,5 @@ class ColumnConfig:
             raise ValueError(f"levels = {self.levels} with {kind}: how many values, 0 included; 256 for 8-bit pixels")
         if bool(self.group) != (name == "joint_mixture"):
             raise ValueError(f"group = {self.group!r} with {kind}: columns of a joint_mixture name their group")
+        if self.group and self.shape:
+            raise ValueError(f"shape = {list(self.shape)} with {kind}: an image cannot be part of one")

@@ -133,7 +133,7 @@ class _Arena:
 
     def probes(self, encode: Encode) -> tuple[float, float] | None:
         """Linear-probe and nearest-neighbour score of the codes, where a label is named."""
-        label = self.config.compare.label or self.config.report.colour_by
+        label = self.config.compare.label
         if not label:
             return None
         pairs = []

@@ -163,7 +163,7 @@ class Compare:
     family: tuple[MemberName, ...] = get_args(MemberName)
     """Exact likelihoods of the ladder, PCA, and autoencoders, in the order of the table."""
     label: str = ""
-    """Passthrough or feature column that codes are probed for; empty: report.colour_by, or none."""
+    """Passthrough column that codes are probed for; the codes must not have seen it. Empty: no probe."""
     neighbours: Positive = 5
     """Of the nearest-neighbour probe."""
     classes: Positive = 10
@@ -249,9 +249,10 @@ class RunConfig:
             raise ValueError("columns of one group have different components: a joint_mixture has one number of them")
         if self.model.body == "convolution" and not any(it.shape for it in self.role("feature").values()):
             raise ValueError("model.body = 'convolution': no column has a shape, such as shape = [28, 28]")
-        for setting, label in (("report.colour_by", self.report.colour_by), ("compare.label", self.compare.label)):
-            if label and label not in self.role("passthrough", "feature"):
-                raise ValueError(f"{setting} = {label!r}: not a feature or passthrough column")
+        if self.report.colour_by and self.report.colour_by not in self.role("passthrough", "feature"):
+            raise ValueError(f"report.colour_by = {self.report.colour_by!r}: not a feature or passthrough column")
+        if self.compare.label and self.compare.label not in self.role("passthrough"):
+            raise ValueError(f"compare.label = {self.compare.label!r}: not a passthrough column; a feature tells itself")
 
     def role(self, *roles: str) -> dict[str, ColumnConfig]:
         """The columns of these roles, in the file's order."""

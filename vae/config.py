@@ -139,6 +139,8 @@ class Column:
             )
         if bool(self.group) != (self.likelihood == "joint_mixture"):
             raise ValueError(f"column {self.name!r}: group = {self.group!r} with likelihood {self.likelihood!r}")
+        if self.group and self.shape:
+            raise ValueError(f"column {self.name!r}: an image cannot be part of a joint_mixture")
         if self.sigma and self.likelihood != "gaussian":
             raise ValueError(f"column {self.name!r}: sigma = {self.sigma:g} with likelihood {self.likelihood!r}")
         if self.dynamic and self.likelihood != "bernoulli":

@@ -103,6 +103,19 @@ def test_a_bad_config_is_exit_2_without_a_traceback(shell: Shell) -> None:
     assert err == f"latentpipe: {shell.toml}: unknown key train.epoch\n  cure: did you mean train.epochs?\n"
 
 
+def test_a_value_that_a_likelihood_cannot_have_is_exit_3(shell: Shell) -> None:
+    """The column, the value and a likelihood that can: before anything is trained or written."""
+    settings = small_settings(shell.folder)
+    settings["columns"]["height"]["likelihood"] = "log_normal"
+    shell.write(settings)
+    path = shell.folder / "small.csv"
+    path.write_text(path.read_text() + "9999,-1.5,true,Rome,short\n")
+    code, answer, err = shell("plan", str(shell.toml))
+    assert (code, answer["exit_code"]) == (3, 3)
+    assert "column 'height' holds -1.5, which is not positive (log_normal)\n  cure: 'gaussian' or 'student_t'" in err
+    assert not (shell.folder / "workspace").exists()
+
+
 def test_bad_usage_is_exit_2(shell: Shell) -> None:
     """An unknown verb, a missing file argument."""
     for arguments in (["fly"], ["train"], []):

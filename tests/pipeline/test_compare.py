@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline import compare, ingest, keys, runfile, tracking
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.records import Compared
 
 FAMILY = ("marginals", "gaussian", "ppca", "mixture", "pca", "undercomplete", "vae")
@@ -21,7 +22,9 @@ FAMILY = ("marginals", "gaussian", "ppca", "mixture", "pca", "undercomplete", "v
 def settings(folder: Path, **changes: object) -> RunConfig:
     """A comparison of seven, two of them trained for two epochs."""
     chosen = {"family": FAMILY, "label": "city", **changes}
-    return runfile.parse(small_settings(folder, compare=chosen, train={"epochs": 2, "importance_samples": 20}))
+    columns = {"city": {"type": "string", "role": "passthrough", "nullable": True}}
+    train = {"epochs": 2, "importance_samples": 20}
+    return runfile.parse(small_settings(folder, compare=chosen, columns=columns, train=train))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,8 @@ def test_members_differ_in_what_they_are_named_after(tmp_path: Path) -> None:
     assert members["undercomplete"].model.encoder == "deterministic"
 
 
-def test_a_label_must_be_there(tmp_path: Path) -> None:
-    """A label that is no column is refused, naming the setting."""
-    with pytest.raises(Exception, match=r"compare.label = 'town'.*not a feature or passthrough column"):
-        settings(tmp_path, label="town")
+@pytest.mark.parametrize("label", ["town", "smoker"])
+def test_a_label_must_be_there_and_unseen(tmp_path: Path, label: str) -> None:
+    """A label that is no column, or one that the codes have seen, is refused, naming the setting."""
+    with pytest.raises(ConfigError, match=f"compare.label = '{label}': not a passthrough column"):
+        settings(tmp_path, label=label)

@@ -12,10 +12,12 @@ import torch
 from harness import small_csv, small_settings
 from safetensors.torch import load_file
 
-from pipeline import checkpoints, config, ingest, runfile, train, worker
+from pipeline import checkpoints, ingest, keys, runfile, train, worker
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.records import Trained
+from vae import checkpoint
+from vae.checkpoint import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("ray_up")
 
@@ -37,7 +39,7 @@ def trained(settings: RunConfig) -> Trained:
 
 def weights(record: Trained) -> dict[str, torch.Tensor]:
     """Of the best model."""
-    return load_file(Path(record.model) / "model.safetensors")
+    return load_file(Path(record.model) / WEIGHTS)
 
 
 def story(settings: RunConfig) -> dict[str, Any]:
@@ -67,42 +69,21 @@ def test_two_workers_train_the_model_that_one_trains(tmp_path: Path) -> None:
     assert (again.new, again.digest) == (False, one.digest), "the same training is not done twice"
 
 
-def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path) -> None:
-    """From a checkpoint in its middle, a training ends with the same weights, to the bit."""
+def test_a_training_resumed_is_the_training_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's worker goes on from a checkpoint of its middle, and ends with the files of one loop without Ray."""
     settings = prepared(tmp_path, train={"num_workers": 1, "epochs": 6})
-    whole = trained(settings)
-    before, past = weights(whole), story(settings)
-    directory = Path(whole.model).parent
-    cut = _checkpoint_after(settings, directory, epochs=3)
-    for path in (directory / "model", directory / "checkpoints"):
-        shutil.rmtree(path)
-    (directory / "trained.json").unlink()
-    shutil.copytree(cut, directory / "checkpoints" / "epoch-00003")
-    again = trained(settings)
-    assert again.new
-    assert again.digest == whole.digest
-    assert story(settings) == past
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(again).items())
-
-
-def _checkpoint_after(settings: RunConfig, directory: Path, *, epochs: int) -> Path:
-    """The checkpoint that a run of so many epochs leaves, made by the worker's own loop, without Ray."""
-    short = settings.root / "short"
-    short.mkdir()
-    shutil.copy(directory / "features.json", short)
-    snapshot = settings.root / "datasets/small/v000001"
-    job = worker.Job(
-        directory=str(short),
-        parts=tuple(map(str, sorted(snapshot.glob("part-*.parquet")))),
-        id_column="id",
-        validation=0.1,
-        test=0.1,
-        network=settings.model,
-        objective=settings.objective,
-        train=config.Train(epochs=epochs, batch_rows=32, num_workers=1),
-    )
-    worker.run(job)
-    return next(checkpoints.whole(short))
+    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(checkpoints, "KEPT", 6)
+    whole, ingested = tmp_path / "whole", ingest.latest(settings)
+    whole.mkdir()
+    worker.run(train.prepare(settings, ingested, whole))
+    directory = keys.training_folder(settings, keys.training(settings, ingested.key))
+    shutil.copytree(whole / "checkpoints/epoch-00003", directory / "checkpoints/epoch-00003")
+    resumed = trained(settings)
+    assert resumed.new
+    assert resumed.digest == checkpoint.digest(whole / "model")
+    assert json.loads((whole / "model/training.json").read_text()) == story(settings)
+    assert all(torch.equal(one, weights(resumed)[name]) for name, one in load_file(whole / "model" / WEIGHTS).items())
 
 
 def test_more_workers_than_cpus_is_a_clear_error(tmp_path: Path) -> None:
@@ -144,6 +125,6 @@ def test_numbers_too_large_are_refused_by_column(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_training_by_name(tmp_path: Path) -> None:
     """The worker's own error reaches the caller as itself, not as a stranger's traceback."""
     wild = {"num_workers": 1, "learning_rate": 1.0, "max_restarts": 0, "epochs": 50}
-    settings = prepared(tmp_path, train=wild, model={"hidden": [256] * 12, "activation": "relu"})
+    settings = prepared(tmp_path, train=wild, model={"hidden": [64] * 40, "activation": "relu"})
     with pytest.raises(DataError, match=r"the training loss became (nan|inf) in epoch \d+\n  cure: lower train.learn"):
         trained(settings)

@@ -19,7 +19,7 @@ from vae.fit import Loss, fit_prior, optimizer, step
 KINDS: list[str] = [name for names in get_args(LikelihoodName) for name in (get_args(names) or (names,))]
 HUGE = float(torch.finfo(torch.float32).max)
 many = settings(
-    max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -157,10 +157,10 @@ def test_what_a_model_is_asked_is_finite(case: Case) -> None:
     assert [name for name, tensor in found.items() if not tensor.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("member", list(MEMBERS))
+@pytest.mark.parametrize("member", ["undercomplete", "denoising-gaussian", "denoising-salt", "vae", "vamp", "iwae"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_with_every_member(kind: Any, member: str) -> None:
-    """Each likelihood under each objective, at its two ends and in between, beside a real for Gaussian noise."""
+def test_every_kind_at_its_ends(kind: Any, member: str) -> None:
+    """Each likelihood at its two ends and in between, beside a real for Gaussian noise."""
     coded = kind in ("categorical", "ordinal", *LEVELS)
     more: dict[str, Any] = {"codes": 256} if coded else {"group": "g"} if kind == "joint_mixture" else {}
     ends = (

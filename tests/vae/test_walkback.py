@@ -29,7 +29,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def denoiser(axes: Tensor) -> VAE:
-    """p(x | x~) for rows from N(0, S) plus N(0, s^2 I): mean S (S + s^2 I)^-1 x~, variances l s^2 / (l + s^2)
+    """p(x | x~) for rows from N(0, S) plus N(0, s^2 I): mean S (S + s^2 I)^-1 x~, variances l s^2 / (l + s^2).
 
     Along each eigenvector q(z | x~) has what the decoder's own noise leaves of the variance.
     """
@@ -140,6 +140,17 @@ def test_every_kind_of_column_and_noise_can_be_walked(kind: str, encoder: str) -
     gaps = compatibility_gap(model, objective, values, observed, steps=2)
     assert list(gaps) == [column.name for column in EVERY]
     assert all(0 <= gap <= 1 for gap in gaps.values())
+
+
+def test_the_first_step_fills_what_is_missing() -> None:
+    """Two steps are one step from where one step led, every cell of which the encoder is shown as there."""
+    model = build(ModelConfig(columns=EVERY, network=network()), seed=1, shake=0.2)
+    values, observed = table(model.config, 30)
+    two = walk(model, GAUSSIAN, values, observed, steps=2, generator=seeded(6))
+    generator = seeded(6)
+    first = walk(model, GAUSSIAN, values, observed, steps=1, generator=generator)
+    second = walk(model, GAUSSIAN, first, torch.ones_like(observed), steps=1, generator=generator)
+    assert torch.equal(two, second)
 
 
 def test_a_column_without_cells_has_no_gap() -> None:
