@@ -252,7 +252,9 @@ class RunConfig:
         if self.report.colour_by and self.report.colour_by not in self.role("passthrough", "feature"):
             raise ValueError(f"report.colour_by = {self.report.colour_by!r}: not a feature or passthrough column")
         if self.compare.label and self.compare.label not in self.role("passthrough"):
-            raise ValueError(f"compare.label = {self.compare.label!r}: not a passthrough column; a feature tells itself")
+            raise ValueError(
+                f"compare.label = {self.compare.label!r}: not a passthrough column; a feature tells itself"
+            )
 
     def role(self, *roles: str) -> dict[str, ColumnConfig]:
         """The columns of these roles, in the file's order."""

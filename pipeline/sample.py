@@ -31,7 +31,9 @@ def sample(config: RunConfig, registered: Registered, *, rows: int, seed: int) -
             return _record(known)
         codec = Codec.load(registered.model)
         if not codec.model.stochastic and codec.model.standard:
-            raise ConfigError("a deterministic encoder has no prior to sample", cure="train with model.prior = 'mixture'")
+            raise ConfigError(
+                "a deterministic encoder has no prior to sample", cure="train with model.prior = 'mixture'"
+            )
         columns = codec.sample(rows, seed=seed)
         table = pa.Table.from_struct_array(columns)
         model = {"name": registered.name, "version": registered.version, "digest": registered.digest}

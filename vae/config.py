@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
+from types import UnionType
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 
 FORBID_EXTRA: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -50,7 +51,10 @@ def check(settings: Any) -> None:
 
 
 def _check_field(name: str, hint: Any, value: Any) -> None:
-    if get_origin(hint) is tuple:
+    if get_origin(hint) is UnionType:
+        for option in get_args(hint) if value is not None else ():
+            _check_field(name, option, value)
+    elif get_origin(hint) is tuple:
         for element in value:
             _check_field(name, get_args(hint)[0], element)
     elif get_origin(hint) is Annotated:

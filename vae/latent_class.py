@@ -117,7 +117,7 @@ def _maximised(kinds: Kinds, values: Tensor, observed: Tensor, share: Float64[Te
     x, seen = torch.where(observed, values, 0.0).double(), observed.double()
     mass = (share.T @ seen).clamp_min(1e-9)
     mean = share.T @ x / mass
-    square = share.T @ (x**2) / mass
+    square = torch.where(seen.sum(0) > 0, share.T @ (x**2) / mass, 1.0)  # a standardised column never seen
     rates = _table(kinds, x, share[:, None] * seen[:, :, None])
     return LatentClass(
         share.mean(0).clamp_min(1e-300).log(),
