@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 FORBID_EXTRA: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 """How pydantic is to validate these dataclasses where one is a parameter of a flow; nothing is imported for it."""
@@ -51,7 +51,7 @@ def check(settings: Any) -> None:
 
 
 def _check_field(name: str, hint: Any, value: Any) -> None:
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         for option in get_args(hint) if value is not None else ():
             _check_field(name, option, value)
     elif get_origin(hint) is tuple:
