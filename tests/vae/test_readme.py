@@ -129,9 +129,8 @@ def test_the_recipe_for_a_likelihood_works(tmp_path: Path) -> None:
     (copy / "config.py").write_text(settings.replace(f"{before}\n", f"{after}\n"))
     with (copy / "likelihoods" / "real.py").open("a") as home:
         home.write(re.sub(r"^from vae.*\n", "", definition, flags=re.MULTILINE))
-    use = (
-        blocks("python")[0].replace('likelihood="gaussian"', 'likelihood="logistic"').replace("range(300)", "range(3)")
-    )
+    use = blocks("python")[0].replace('likelihood="gaussian"', 'likelihood="logistic"')
+    use = use.replace("range(300)", "range(3)")
     use += "from vae import checkpoint\ncheckpoint.save(model, 'm'); checkpoint.seal('m'); checkpoint.load('m')\n"
     use += "assert 'logistic' in vae.likelihoods.LIKELIHOODS and vae.__file__.startswith(str(pathlib.Path.cwd()))\n"
     script = f"import pathlib\nimport vae.likelihoods\n{use}"
