@@ -87,12 +87,18 @@ def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> di
 def _nats(judged: Evaluation) -> dict[str, str]:
     """What the test rows cost, nats per row."""
     fit = {"reconstruction, E log p(x|z)": f"{judged.log_likelihood:.4f}"}
+    if judged.compatibility is not None:
+        worst = max(judged.compatibility, key=judged.compatibility.__getitem__)
+        fit["encoder-decoder compatibility gap"] = f"{judged.compatibility[worst]:.3f} at worst ({worst}); 0 is best"
     if judged.elbo is None:
         return fit
     found = {"test ELBO, nats per row": f"{judged.elbo:.4f}", **fit, "KL(q(z|x) || p(z))": f"{judged.kl:.4f}"}
     if judged.nll is not None:
         drawn = f"{judged.importance_samples} importance samples, seed {judged.seed}"
         found["test NLL, -log p(x)"] = f"{judged.nll:.4f} by {drawn}"
+    if judged.mutual_information is not None:
+        parts = f"{judged.mutual_information:.3f} + {judged.prior_gap:.3f}"
+        found["KL = information of the codes + gap to the prior"] = f"{parts}, over {judged.informed_rows:,} rows"
     if judged.gain is not None:
         found["nats per row over pPCA"] = f"{judged.gain:.4f}"
     return found

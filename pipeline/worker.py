@@ -28,7 +28,7 @@ from pipeline.features import Features
 from pipeline.storage import opened
 from vae import checkpoint, evaluate, fit, noise, rival
 from vae.config import Column, ModelConfig, Network, Objective
-from vae.evaluate import BLOCK_ROWS, Evaluation
+from vae.evaluate import BLOCK_ROWS, INFORMED, Evaluation
 from vae.likelihoods import Columns
 from vae.model import VAE
 
@@ -211,6 +211,8 @@ class _Trainer:
         self._finite(evaluation.score, "bound on the test rows")
         if self.place.rank == 0:
             evaluation = replace(evaluation, rival_nll=self._rival_nll(train))
+            some = self.splits[shards.TEST].take(slice(INFORMED))
+            evaluation = evaluate.examined(self.model, evaluation, *some, objective=self.job.objective)
             self._write(evaluation)
         return evaluation
 

@@ -6,25 +6,29 @@ turned into figures. `judge` does it all at once for who has the rows at hand.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Generator, Tensor
 
-from vae.config import CATEGORIES
+from vae.config import CATEGORIES, Objective
+from vae.importance import log_evidence
+from vae.information import information
 from vae.model import VAE, Posterior
-from vae.objectives import kl, log_weights
+from vae.noise import binarise
+from vae.objectives import kl
+from vae.walkback import compatibility_gap
 
+PLAIN: Final = Objective()
 ACTIVE_VARIANCE: Final = 0.01
 """A latent dimension is active if Var over x of E[z_i | x] exceeds this (Burda et al. 2016, section 5.2)."""
 BLOCK_ROWS: Final = 64
 """Rows that share a seed of the importance samples, so that the estimate is the same however rows are spread."""
-WEIGHED: Final = 16_384
-"""Importance samples decoded at a time."""
+INFORMED: Final = 2_048
+"""Rows from which `judge` estimates information and compatibility."""
 
 
 @dataclass(frozen=True)
@@ -100,35 +104,6 @@ def weigh(
     return sums
 
 
-@torch.no_grad()
-def log_evidence(
-    model: VAE,
-    values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
-    *,
-    samples: int,
-    generator: Generator,
-) -> Float64[Tensor, " batch"]:
-    """log (1/k) sum_k p(x, z_k) / q(z_k | x), z_k ~ q: in expectation below log p(x), and the closer the larger k.
-
-    Burda et al. 2016, section 5: minus L_5000 is what the literature calls NLL. Raises ValueError for a deterministic
-    encoder.
-    """
-    if not model.stochastic:
-        raise ValueError("a deterministic encoder has no likelihood: its q(z | x) is a point")
-    posterior = model.encode(values, observed)
-    total = torch.full((len(values),), -torch.inf, dtype=torch.float64, device=values.device)
-    for count in _parts(samples, max(1, WEIGHED // max(1, len(values)))):
-        noise = torch.randn(len(values), count, posterior.mean.shape[1], generator=generator).to(posterior.mean)
-        weights = log_weights(model, values, observed, posterior.sample(noise), posterior)
-        total = torch.logaddexp(total, weights.double().logsumexp(1))
-    return total - math.log(samples)
-
-
-def _parts(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
 def _errors(model: VAE, values: Tensor, observed: Tensor, mean: Tensor) -> Float64[Tensor, "batch column"]:
     """Squared error in original units, or 0/1 error of codes, of the reconstruction from E[z | x]."""
     guess = model.reconstruct(mean).double()
@@ -169,6 +144,13 @@ class Evaluation:
     """Of the importance samples."""
     rival_nll: float | None = None
     """-log p(x) of probabilistic PCA and independent columns (`vae.rival`), exact."""
+    mutual_information: float | None = None
+    """I(x; z) over `informed_rows` rows (`vae.information`), nats: what the codes know."""
+    prior_gap: float | None = None
+    """KL(q(z) || p(z)) over the same rows, nats: what samples from the prior suffer from."""
+    informed_rows: int = 0
+    compatibility: dict[str, float] | None = None
+    """By column, how far a walk between encoder and decoder leaves the data, 0 to 1 (`vae.walkback`); denoising."""
     active_units: int
     """Latent dimensions with Var(E[z_i | x]) > 0.01."""
     kl_per_latent: tuple[float, ...]
@@ -245,18 +227,46 @@ def judge(
     *,
     samples: int = 100,
     seed: int = 0,
+    objective: Objective = PLAIN,
 ) -> Evaluation:
     """The evaluation over all rows of some batches, one at a time in memory; NLL by `samples` importance samples.
 
     The figures do not depend on how the rows are cut into batches. samples = 0 leaves the NLL out.
     """
-    sums, generator = zero(model), Generator().manual_seed(seed)
-    for block, (values, observed) in enumerate(_blocks(batches)):
+    sums, generator, kept = zero(model), Generator().manual_seed(seed), list[tuple[Tensor, ...]]()
+    for block, (given, observed) in enumerate(_blocks(batches)):
+        values = binarise(model.columns, given, torch.rand(given.shape, generator=generator).to(given))
+        kept += [(values, observed)] if block < INFORMED // BLOCK_ROWS else []
         noise = torch.randn(len(values), 1, model.config.network.latent, generator=generator).to(values)
         sums += tally(model, values, observed, noise)
         if samples and model.stochastic:
             sums += weigh(model, values, observed, samples=samples, seed=seed, block=block)
-    return conclude(model, sums, samples=samples, seed=seed)
+    evaluation = conclude(model, sums, samples=samples, seed=seed)
+    some = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return examined(model, evaluation, *some, objective=objective)
+
+
+def examined(
+    model: VAE,
+    evaluation: Evaluation,
+    values: Float[Tensor, "batch feature"],
+    observed: Bool[Tensor, "batch feature"],
+    *,
+    objective: Objective,
+) -> Evaluation:
+    """With what cannot be summed over batches, from a few of the rows (INFORMED of them will do)."""
+    if model.stochastic:
+        found = information(model, values, observed, seed=evaluation.seed)
+        evaluation = replace(
+            evaluation,
+            mutual_information=found.mutual_information,
+            prior_gap=found.prior_gap,
+            informed_rows=found.rows,
+        )
+    if objective.noise != "none":
+        gap = compatibility_gap(model, objective, values, observed, seed=evaluation.seed)
+        evaluation = replace(evaluation, compatibility=gap)
+    return evaluation
 
 
 def _blocks(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:

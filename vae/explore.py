@@ -84,6 +84,5 @@ def impute(
             weights = log_weights(model, values, observed, z, posterior).softmax(1)
             chosen = torch.multinomial(weights, 1, generator=generator)
             z = z.gather(1, chosen[:, :, None].expand(-1, -1, latent))
-        drawn = model.columns.sample(model.decode(z[:, 0]), generator)
-        out.append(torch.where(observed, values, drawn))
+        out.append(model.columns.complete(model.decode(z[:, 0]), values, observed, generator))
     return Imputed(torch.stack(out))

@@ -31,6 +31,8 @@ class Loss(nn.Module):
         objective.suit(model.config.network)
         if objective.noise == "gaussian" and not model.columns.real.any():
             raise ValueError("noise = 'gaussian': no column is real; use 'masking' or 'salt_and_pepper'")
+        if objective.free_bits and not model.standard:
+            raise ValueError("free_bits need a KL per dimension, which a prior other than N(0, I) has not")
         self.model, self.objective, self.total = model, objective, total
 
     def forward(
@@ -38,10 +40,11 @@ class Loss(nn.Module):
         values: Float[Tensor, "batch feature"],
         observed: Bool[Tensor, "batch feature"],
         noise: Noise,
-        beta: float = 1.0,
+        beta: float | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The loss of every row; `beta` is the present weight of the KL (`Objective.beta_at`)."""
+        """The loss of every row; `beta` is the present weight of the KL (`Objective.beta_at`), by default the last."""
         model, objective = self.model, self.objective
+        beta = objective.beta if beta is None else beta
         if noise.binary.shape[1]:
             values = binarise(model.columns, values, noise.binary)
         shown = corrupt(objective, model.columns, values, observed, noise.corruption)
@@ -104,7 +107,7 @@ def step(
     noise: Noise,
     *,
     share: float,
-    beta: float = 1.0,
+    beta: float | None = None,
 ) -> Float[Tensor, ""]:
     """Descend once; return the batch's summed loss, detached. `loss` is a Loss, or a distributed wrapper around one.
 

@@ -33,15 +33,16 @@ class Noise(NamedTuple):
 
 
 def draw(objective: Objective, columns: Columns, *, rows: int, latent: int, generator: Generator) -> Noise:
-    """The noise of one step over `rows` rows, on the CPU."""
-    features = len(columns.owner)
-    posterior = torch.randn(rows, objective.draws, latent, generator=generator)
+    """The noise of one step over `rows` rows, on the generator's device: the CPU's is the same everywhere."""
+    features, place = len(columns.owner), generator.device
+    posterior = torch.randn(rows, objective.draws, latent, generator=generator, device=place)
     if objective.noise == "gaussian":
-        corruption = torch.randn(rows, features, generator=generator)
+        corruption = torch.randn(rows, features, generator=generator, device=place)
     else:
-        corruption = torch.rand(rows, 2 * features if objective.noise != "none" else 0, generator=generator)
-    probe = torch.randn(rows, latent if objective.contraction else 0, generator=generator)
-    binary = torch.rand(rows, features if columns.dynamic.any() else 0, generator=generator)
+        width = 2 * features if objective.noise != "none" else 0
+        corruption = torch.rand(rows, width, generator=generator, device=place)
+    probe = torch.randn(rows, latent if objective.contraction else 0, generator=generator, device=place)
+    binary = torch.rand(rows, features if columns.dynamic.any() else 0, generator=generator, device=place)
     return Noise(posterior, corruption, probe, binary)
 
 

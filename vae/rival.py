@@ -122,8 +122,15 @@ def _marginal(column: Column, cells: Float64[Tensor, " cell"]) -> Frequencies | 
         return Frequencies((counts / counts.sum()).log())
     if not len(cells):
         cells = cells.new_ones(1)
-    mean, variance = cells.mean().clamp_min(1e-3), cells.var(correction=0)
-    return Count(mean, (mean**2 / (variance - mean).clamp_min(1e-12)).clamp(1e-3, 1e6))
+    return _likeliest(*cells.unique(return_counts=True))
+
+
+def _likeliest(cells: Float64[Tensor, " cell"], counts: Tensor) -> Count:
+    """The maximum-likelihood negative binomial: its mean is the sample's, its dispersion the best of a fine grid."""
+    mean = ((cells * counts).sum() / counts.sum()).clamp_min(1e-3)
+    grid = [Count(mean, dispersion) for dispersion in torch.logspace(6, -3, 361, dtype=torch.float64).to(cells.device)]
+    scores = torch.stack([(marginal.log_prob(cells) * counts).sum() for marginal in grid])
+    return grid[int(scores.argmax())]
 
 
 def _real(columns: Sequence[Column], *, dequantised: bool = False) -> Bool[Tensor, " feature"]:

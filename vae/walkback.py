@@ -26,7 +26,10 @@ def walk(
     steps: int,
     generator: Generator,
 ) -> Float[Tensor, "batch feature"]:
-    """The rows after `steps` steps of corrupt, encode, decode, draw. Missing cells are filled by the first step."""
+    """The rows after `steps` steps of corrupt, encode, decode, draw. Missing cells are filled by the first step.
+
+    The generator is one of the model's device.
+    """
     for _ in range(steps):
         drawn = noise.draw(
             objective, model.columns, rows=len(values), latent=model.config.network.latent, generator=generator
@@ -53,7 +56,10 @@ def compatibility_gap(
     """
     if objective.noise == "none":
         raise ValueError("noise = 'none': only a denoising model has an encoder-decoder compatibility to measure")
-    walked = walk(model, objective, values, observed, steps=steps, generator=Generator().manual_seed(seed))
+    generator = Generator(model.device).manual_seed(seed)
+    uniform = torch.rand(values.shape, generator=generator, device=model.device)
+    values = noise.binarise(model.columns, values, uniform)
+    walked = walk(model, objective, values, observed, steps=steps, generator=generator)
     coded = [column.likelihood in CATEGORIES for column in model.config.columns]
     gaps: list[list[float]] = [[] for _ in coded]
     for feature, owner in enumerate(model.columns.owner.tolist()):
@@ -62,7 +68,7 @@ def compatibility_gap(
             distance = total_variation if coded[owner] else kolmogorov_smirnov
             gaps[owner].append(distance(values[seen, feature], walked[:, feature]))
     names = [column.name for column in model.config.columns]
-    return {name: sum(gap) / len(gap) for name, gap in zip(names, gaps, strict=True) if gap}
+    return {name: min(1.0, sum(gap) / len(gap)) for name, gap in zip(names, gaps, strict=True) if gap}
 
 
 def kolmogorov_smirnov(one: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> float:

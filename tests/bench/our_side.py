@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vae import fit, noise
 from vae.config import Column, ModelConfig, Network, Objective
-from vae.evaluate import BLOCK_ROWS, log_evidence
+from vae.evaluate import BLOCK_ROWS
+from vae.importance import log_evidence
 from vae.model import VAE
 
 OBJECTIVE: Final = Objective()

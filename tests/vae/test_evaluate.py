@@ -14,9 +14,9 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from vae import evaluate
-from vae.config import CATEGORIES, REALS, Column, ModelConfig
-from vae.evaluate import BLOCK_ROWS, Evaluation, Sums
+from vae import evaluate, importance
+from vae.config import CATEGORIES, REALS, Column, ModelConfig, Network, Objective
+from vae.evaluate import BLOCK_ROWS, Evaluation, Sums, judge
 from vae.model import VAE
 from vae.objectives import elbo, log_weights
 from vae.prior import Prior
@@ -263,8 +263,8 @@ def test_parts_of_the_samples_are_averaged_as_weights(
 ) -> None:
     """Decoded 1, 17 or 50 at a time, 50 samples give the log of the mean of their weights, not a mean of logarithms."""
     values, observed, _ = batch
-    monkeypatch.setattr(evaluate, "WEIGHED", len(values) * size)
-    found = evaluate.log_evidence(model, values, observed, samples=50, generator=seeded(2))
+    monkeypatch.setattr(importance, "WEIGHED", len(values) * size)
+    found = importance.log_evidence(model, values, observed, samples=50, generator=seeded(2))
     generator, posterior = seeded(2), model.encode(values, observed)
     noise = [torch.randn(12, min(size, 50 - start), 3, generator=generator) for start in range(0, 50, size)]
     weights = log_weights(model, values, observed, posterior.sample(torch.cat(noise, 1)), posterior)
@@ -293,7 +293,7 @@ def test_a_deterministic_encoder_is_judged_by_its_fit() -> None:
     assert all(map(math.isfinite, numbers + errors))
     assert len(errors) == len(EVERY)
     with pytest.raises(ValueError, match=r"^a deterministic encoder has no likelihood: its q\(z \| x\) is a point$"):
-        evaluate.log_evidence(model, *table(model.config, 2), samples=1, generator=seeded(0))
+        importance.log_evidence(model, *table(model.config, 2), samples=1, generator=seeded(0))
 
 
 @pytest.mark.parametrize("encoder", ["stochastic", "deterministic"])
@@ -338,3 +338,32 @@ def test_no_rows_have_no_figures(model: VAE) -> None:
     for batches in ([], [table(model.config, 0)]):
         with pytest.raises(ValueError, match=r"^an evaluation needs at least one row$"):
             evaluate.judge(model, batches)
+
+
+def test_probabilities_are_judged_as_the_zeros_and_ones_they_stand_for() -> None:
+    """A dynamic column's probabilities are binarised once, by the seed; zeros and ones stay what they are."""
+    column = Column(name="x", likelihood="bernoulli", width=4, means=(0.5,), dynamic=True)
+    model = build(ModelConfig(columns=(column,), network=Network(latent=1, hidden=())))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    half, seen = torch.full((2_000, 4), 0.5, dtype=torch.float64), torch.ones(2_000, 4, dtype=torch.bool)
+    once, again = (judge(model, [(half, seen)], samples=5) for _ in range(2))
+    assert once == again
+    assert once.error_per_column["x"] == pytest.approx(0.5, abs=0.02)
+    assert once.nll == pytest.approx(4 * math.log(2), abs=1e-6)
+    ones = judge(model, [(torch.ones_like(half), seen)], samples=5)
+    assert ones.error_per_column["x"] in (0.0, 1.0)
+
+
+def test_the_judge_tells_what_cannot_be_summed() -> None:
+    """Information and prior gap from a few rows; the compatibility gap of a denoising objective, by column."""
+    model = build(ModelConfig(columns=(Column(name="x", likelihood="gaussian"),), network=Network(latent=2)))
+    rows = [(torch.randn(100, 1, generator=seeded(0)).double(), torch.ones(100, 1, dtype=torch.bool))]
+    plain, denoising = judge(model, rows), judge(model, rows, objective=Objective(noise="masking", noise_level=0.5))
+    assert plain.informed_rows == 100
+    assert plain.mutual_information is not None
+    assert plain.prior_gap is not None
+    assert plain.compatibility is None
+    assert denoising.compatibility is not None
+    assert 0 <= denoising.compatibility["x"] <= 1

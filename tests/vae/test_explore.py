@@ -175,3 +175,23 @@ def test_one_candidate_is_the_encoders_word() -> None:
     draws = impute(model, row.expand(rows, -1), seen, draws=1, candidates=1, generator=Generator().manual_seed(1)).draws
     gain = covariance[2, :2] @ covariance[:2, :2].inverse()
     assert abs(float(draws[0, :, 2].mean() - mean[2] - gain @ (row[:2] - mean[:2]))) > 0.3
+
+
+def test_imputation_of_a_group_heeds_its_observed_members() -> None:
+    """The missing member of a joint mixture is drawn given the observed one: the exact conditional's moments."""
+    columns = tuple(
+        Column(name=name, likelihood="joint_mixture", group="g", components=1, nullable=True) for name in "ab"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = VAE(ModelConfig(columns=columns, network=Network(latent=1, hidden=()))).double()
+    slope = 3.0  # both features are t u + e: covariance 9, variance 10
+    with torch.no_grad():
+        model.decoder.head.weight.zero_()
+        model.decoder.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, math.log(0.99), math.log(0.99), slope, slope]))
+    values = torch.tensor([[3.0, 0.0]], dtype=torch.float64).expand(4_000, -1)
+    observed = torch.tensor([[True, False]]).expand(4_000, -1)
+    drawn = impute(model, values, observed, draws=1, generator=torch.Generator().manual_seed(1)).draws[0]
+    assert (drawn[:, 0] == 3).all()
+    assert drawn[:, 1].mean().item() == pytest.approx(2.7, abs=0.1)
+    assert drawn[:, 1].var().item() == pytest.approx(1.9, abs=0.15)

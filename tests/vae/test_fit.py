@@ -15,9 +15,9 @@ from torch.autograd.gradcheck import GradcheckError, gradcheck
 from torch.distributions import Normal
 from torch.func import functional_call
 
-from vae import fit, penalties
-from vae.config import Column, ModelConfig, Objective
-from vae.fit import Loss
+from vae import fit, noise, penalties
+from vae.config import Column, ModelConfig, Network, Objective
+from vae.fit import Loss, fit_prior
 from vae.noise import Noise, corrupt
 from vae.objectives import elbo
 
@@ -451,3 +451,23 @@ def test_the_optimizer_is_adam() -> None:
     assert adam.defaults["lr"] == 3e-4
     assert adam.defaults["betas"] == (0.9, 0.999)
     assert adam.defaults["fused"]
+
+
+def test_the_objectives_own_beta_counts_by_default() -> None:
+    """Without a present weight the KL has the objective's; a given one, from annealing, comes before it."""
+    model = build(ModelConfig(columns=(Column(name="x", likelihood="gaussian"),), network=Network(latent=2)))
+    values, observed = torch.ones(3, 1).double(), torch.ones(3, 1, dtype=torch.bool)
+    drawn = noise.draw(Objective(), model.columns, rows=3, latent=2, generator=torch.Generator().manual_seed(0))
+    four = Loss(model, Objective(beta=4.0))
+    assert torch.equal(four(values, observed, drawn), four(values, observed, drawn, 4.0))
+    assert not torch.equal(four(values, observed, drawn), four(values, observed, drawn, 1.0))
+
+
+def test_free_bits_are_refused_once_a_prior_is_fitted() -> None:
+    """Under a fitted mixture the KL is one number per row: free bits per dimension have no meaning."""
+    network = Network(latent=2, prior="mixture", prior_components=2)
+    model = build(ModelConfig(columns=(Column(name="x", likelihood="gaussian"),), network=network))
+    Loss(model, Objective(free_bits=0.1))
+    fit_prior(model, torch.randn(9, 1).double(), torch.ones(9, 1, dtype=torch.bool), seed=0)
+    with pytest.raises(ValueError, match=r"free_bits need a KL per dimension"):
+        Loss(model, Objective(free_bits=0.1))

@@ -10,7 +10,7 @@ from exact import corners, gaussian_rows, linear, log_evidence, noise_scale, opt
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from vae import evaluate, fit, ppca
+from vae import evaluate, fit, importance, ppca
 from vae.config import Objective
 from vae.model import VAE, Posterior
 from vae.noise import draw
@@ -109,7 +109,7 @@ def test_importance_sampling_is_exact_at_ppcas_optimum(model: VAE, rival: PPCA, 
     """The judge's log p(x) is pPCA's, from three samples as from a thousand; and so is its NLL."""
     observed = everywhere(values)
     for samples in (3, 1000):
-        found = evaluate.log_evidence(model, values, observed, samples=samples, generator=seeded(3))
+        found = importance.log_evidence(model, values, observed, samples=samples, generator=seeded(3))
         close(found, rival.log_prob(raw))
     judged = evaluate.judge(model, [(values, observed)], samples=7)
     assert judged.nll == pytest.approx(-rival.log_prob(raw).mean().item(), abs=1e-11)

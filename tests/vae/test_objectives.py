@@ -14,8 +14,8 @@ from torch.distributions import Normal
 from torch.func import functional_call
 
 from vae.config import Column, ModelConfig, Network, Objective
-from vae.evaluate import log_evidence as sampled_evidence
 from vae.fit import Loss
+from vae.importance import log_evidence as sampled_evidence
 from vae.model import VAE, Posterior
 from vae.noise import Noise, corrupt
 from vae.objectives import Elbo, elbo, iwae, kl, log_weights

@@ -57,7 +57,10 @@ class Columns(nn.Module):
         values: Float[Tensor, "batch feature"],
         observed: Bool[Tensor, "batch feature"],
     ) -> Float[Tensor, "batch feature"]:
-        """log p(x_f | z), nats in original units; exactly zero, with zero gradient, where a cell is missing."""
+        """log p(x_f | z), nats in original units; exactly zero, with zero gradient, where a cell is missing.
+
+        In a joint mixture it is that of the feature given those before it.
+        """
         values = torch.where(observed, values, 0.0).clamp(-LARGEST, LARGEST)
         parts = (self._split(outputs), values.split(self.features, 1), observed.split(self.features, 1))
         blocks = [block.log_prob(*part) for block, *part in zip(self._all(), *parts, strict=True)]
@@ -82,6 +85,20 @@ class Columns(nn.Module):
     ) -> Float[Tensor, "batch feature"]:
         """One draw of every feature, as a value."""
         return self._each(lambda block, output: block.sample(output, generator), self._split(outputs))
+
+    def complete(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "batch feature"]:
+        """The values with a draw of p(x_f | z, x_o) in each missing cell."""
+        parts = (outputs.split(self.outputs, 1), values.split(self.features, 1), observed.split(self.features, 1))
+        blocks = zip(self._all(), *parts, strict=True)
+        return torch.cat(
+            [block.complete(output, value, seen, generator) for block, output, value, seen in blocks], dim=1
+        )
 
     def units(self, values: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
         """Values in the data's original units; codes, counts and levels are what they are."""
@@ -127,8 +144,7 @@ def _runs(columns: Sequence[Column]) -> list[tuple[Column, list[Column]]]:
     """Neighbours that one block can hold."""
 
     def kind(column: Column) -> tuple[Any, ...]:
-        components = column.components if "mixture" in column.likelihood else 0
-        return column.likelihood, column.group, components, column.shape and column.name
+        return column.likelihood, column.group, column.components, column.shape and column.name
 
     runs = [list(run) for _, run in groupby(columns, key=kind)]
     return [(run[0], run) for run in runs]

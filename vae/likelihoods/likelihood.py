@@ -3,7 +3,7 @@
 Shapes: batch = rows, feature = numbers of a row, output = decoder outputs, input = encoder inputs. Values are model
 values (see `vae.config.Column`); log-probabilities are in nats, per row and feature, in the data's original units.
 
-A new distribution is one class, `class Laplace(Likelihood, name="laplace")`, and its name in `vae.config`.
+A new distribution is one class, `class Logistic(Likelihood, name="logistic")`, and its name in `vae.config`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ RESIDUAL: Final = 1e15
 
 
 class Likelihood(nn.Module, ABC):
-    """The distribution of a run of neighbouring columns of one kind; their features are independent given z."""
+    """The distribution of a run of neighbouring columns of one kind.
+
+    Their features are independent given z, except in a joint mixture.
+    """
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         super().__init_subclass__()
@@ -89,6 +92,16 @@ class Likelihood(nn.Module, ABC):
         self, outputs: Float[Tensor, "batch output"], generator: Generator | None = None
     ) -> Float[Tensor, "batch feature"]:
         """One draw per feature."""
+
+    def complete(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "batch feature"]:
+        """The values with a draw in each missing cell, given those observed where features are not independent."""
+        return torch.where(observed, values, self.sample(outputs, generator))
 
     @abstractmethod
     def quantile(self, outputs: Float[Tensor, "batch output"], level: float) -> Float[Tensor, "batch feature"]:

@@ -181,14 +181,29 @@ class JointMixture(Mixed, name="joint_mixture"):
         return means[torch.arange(len(outputs), device=outputs.device), best]
 
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
-        log_weight, *parts = self.parts(outputs)
-        chosen = self._choose(log_weight, generator)[:, :, None].expand(-1, -1, self.features)
-        mean, scale, slope = (part.gather(1, chosen)[:, 0] for part in parts)
-        common = _normal(torch.Size((len(outputs), 1)), outputs, generator)
-        return mean + scale * (slope * common + _normal(mean.shape, outputs, generator))
+        nothing = torch.zeros(len(outputs), self.features, dtype=outputs.dtype, device=outputs.device)
+        return self.complete(outputs, nothing, nothing.bool(), generator)
+
+    def complete(self, outputs: Tensor, values: Tensor, observed: Tensor, generator: Generator | None = None) -> Tensor:
+        """By the components' weights given what is observed, and u ~ N(a't / (1 + t't), 1 / (1 + t't))."""
+        values = torch.where(observed, values, 0.0)
+        chosen = self._choose(self._posed(outputs, values, observed)[:, :, -1].log_softmax(1), generator)
+        parts = self.parts(outputs)[1:]
+        mean, scale, slope = (part.gather(1, chosen[:, :, None].expand(-1, -1, self.features))[:, 0] for part in parts)
+        a = torch.where(observed, _residual(values, mean, scale), 0.0)
+        t = torch.where(observed, slope, 0.0)
+        stretch = 1 + (t**2).sum(1, keepdim=True)
+        centre = (a * t).sum(1, keepdim=True) / stretch
+        common = centre + _normal(centre.shape, outputs, generator) / stretch.sqrt()
+        drawn = mean + scale * (slope * common + _normal(mean.shape, outputs, generator))
+        return torch.where(observed, values, drawn)
 
     def _joint(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Float[Tensor, "batch feature"]:
         """log p of the observed features up to and with each."""
+        return self._posed(outputs, values, observed).logsumexp(1)
+
+    def _posed(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Float[Tensor, "batch component feature"]:
+        """log p of each component and of the observed features up to and with each."""
         log_weight, mean, scale, slope = self.parts(outputs)
         there = observed[:, None]
         a = torch.where(there, _residual(values[:, None], mean, scale), 0.0)
@@ -197,4 +212,4 @@ class JointMixture(Mixed, name="joint_mixture"):
         square = (a**2).cumsum(2) - (a * t).cumsum(2) ** 2 / stretch
         log_scale = torch.where(there, scale.log() + HALF_LOG_2PI, 0.0).cumsum(2)
         each = -0.5 * square - log_scale - 0.5 * stretch.log()
-        return (log_weight[:, :, None] + each).logsumexp(1)
+        return log_weight[:, :, None] + each

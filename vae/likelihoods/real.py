@@ -135,7 +135,7 @@ class StudentT(Scaled, name="student_t"):
         self.log_excess = nn.Parameter(torch.ones(len(columns)))
 
     def freedom(self) -> Float[Tensor, " feature"]:
-        """Degrees of freedom v of each feature: 1 + exp(log_excess), between 1.02 and 1,097."""
+        """Degrees of freedom v of each feature: 1 + exp(log_excess), between 1.02 and 1,098."""
         return 1 + self.log_excess.clamp(-4, 7).exp()[self.owner]
 
     def log_unit(self, values: Tensor) -> Tensor:
