@@ -1,9 +1,10 @@
 # make demo    the whole way on real data, nothing but Python 3.11 needed
 # make test    the tests;   make lint   ruff, mypy, import-linter
+# make bench   against pythae, by hand: an environment of its own, under build/
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -17,8 +18,16 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+bench: build/bench/installed
+	PYTHONPATH=. build/bench/bin/python tests/bench/vs_pythae.py
+
+build/bench/installed: constraints.txt
+	$(PYTHON) -m venv build/bench
+	build/bench/bin/python -m pip install --quiet --constraint constraints.txt pythae==0.1.2 torch safetensors jaxtyping scikit-learn
+	touch $@
+
 clean:
-	rm -rf .venv workspace
+	rm -rf .venv build workspace
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -111,7 +111,7 @@ class VAE(nn.Module):
     ) -> Float[Tensor, "batch draw feature"]:
         """log p(x_f | z) for every draw of z, nats in original units; zero where a cell is missing."""
         draws = z.shape[1]
-        many = (part.repeat_interleave(draws, 0) for part in (values, observed))
+        many = [part.repeat_interleave(draws, 0) if draws > 1 else part for part in (values, observed)]
         each = self.columns.log_prob(self.decode(z.flatten(0, 1)), *many)
         return each.view(len(values), draws, each.shape[1])
 

@@ -68,8 +68,13 @@ def build(features: int, *, means: tuple[float, ...], hidden: Sequence[int], lat
 
 
 def dressed(weights: dict[str, Tensor], *, hidden: Sequence[int], latent: int, activation: str) -> VAE:
-    """Our model with the weights that `pythae_side.weights` handed over."""
-    features = weights["outputs.bias"].shape[0]
+    """Our model with the weights that `pythae_side.weights` handed over.
+
+    Our encoder is shown -1 and 1 where pythae's is shown 0 and 1; the first layer takes that up.
+    """
+    features, first = weights["outputs.bias"].shape[0], weights["encoder.0.weight"]
+    weights = {**weights, "encoder.0.weight": first / 2}
+    weights["encoder.0.bias"] = weights["encoder.0.bias"] + first.sum(1) / 2
     model = build(features, means=(), hidden=hidden, latent=latent, activation=activation)
     model.load_state_dict({_ours(name): tensor for name, tensor in weights.items()})
     return model.eval()

@@ -92,7 +92,7 @@ def _speed() -> list[str]:
         f"Seconds per epoch of {len(rows):,} rows in batches of 100, medians of {ROUNDS} interleaved rounds: "
         f"ours {medians['ours']:.3f}, pythae {medians['pythae']:.3f}.",
         f"Ratio ours / pythae: **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}).",
-        "Most of it is batching: pythae's DataLoader fetches row by row. What it would be without is in README.md.",
+        "Most of it is batching: pythae's DataLoader fetches row by row. See README.md.",
     ]
 
 

@@ -70,7 +70,7 @@ def test_the_artefact_holds_no_pickle(demo: Demo) -> None:
     """safetensors, JSON, Python sources and MLflow's own text files; nothing that executes when it is read."""
     (model,) = demo.workspace.glob("mlartifacts/models/*/artifacts")
     suffixes = {path.suffix for path in model.rglob("*") if path.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".py", ".yaml", ".txt", ".typed", ""}, suffixes
+    assert suffixes <= {".safetensors", ".json", ".py", ".yaml", ".txt", ".md", ".typed", ""}, suffixes
     assert not list(model.rglob("__pycache__"))
     assert {"config.json", "features.json", "model.safetensors", "checksums.json"} <= {
         path.name for path in (model / "artifacts" / "model").iterdir()
