@@ -97,8 +97,8 @@ def _nats(judged: Evaluation) -> dict[str, str]:
         drawn = f"{judged.importance_samples} importance samples, seed {judged.seed}"
         found["test NLL, -log p(x)"] = f"{judged.nll:.4f} by {drawn}"
     if judged.mutual_information is not None:
-        parts = f"{judged.mutual_information:.3f} + {judged.prior_gap:.3f}"
-        found["KL = information of the codes + gap to the prior"] = f"{parts}, over {judged.informed_rows:,} rows"
+        parts = f"at least {judged.mutual_information:.3f} + at most {judged.prior_gap:.3f}"
+        found["KL = information of the codes + gap to the prior"] = f"{parts}, by {judged.informed_rows:,} rows"
     if judged.gain is not None:
         found["nats per row over pPCA"] = f"{judged.gain:.4f}"
     return found

@@ -145,7 +145,7 @@ class Evaluation:
     rival_nll: float | None = None
     """-log p(x) of probabilistic PCA and independent columns (`vae.rival`), exact."""
     mutual_information: float | None = None
-    """I(x; z) over `informed_rows` rows (`vae.information`), nats: what the codes know."""
+    """I(x; z) by `informed_rows` rows (`vae.information`), nats, never above their logarithm: what the codes know."""
     prior_gap: float | None = None
     """KL(q(z) || p(z)) over the same rows, nats: what samples from the prior suffer from."""
     informed_rows: int = 0

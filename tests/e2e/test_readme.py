@@ -56,7 +56,7 @@ def test_the_output_shown_is_what_the_demo_prints(demo: Demo) -> None:
     printed = ended.stdout.splitlines()
     assert len(printed) <= 12
     assert [line.split("  ")[0] for line in printed[1:]] == [line.split("  ")[0] for line in shown.splitlines()[1:]]
-    same = ("rows ", "training ", "test ELBO ", "latents ", "model ")
+    same = ("rows ", "training ", "test ELBO ", "test NLL ", "latents ", "model ")
     cut = [
         [re.sub(r", [\d,]+ rows/s", "", it) for it in lines if it.startswith(same)]
         for lines in (printed, shown.splitlines())
