@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -84,21 +84,22 @@ def column_errors(errors: Mapping[str, float], spread: Mapping[str, float]) -> F
 
 def comparison(standings: Sequence[Mapping[str, Any]], name: str) -> Figure:
     """Every figure that two models at least have, as bars; the best of each is coloured."""
-    panels = {
+    panels: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
         "nll": ("held-out NLL, nats per row", min),
         "reconstruction": ("reconstruction error / constant guess", min),
         "linear_probe": ("label from codes, linear", max),
         "neighbours": ("label from codes, kNN", max),
-        "two_sample": ("telling samples from data (0.5 is best)", min),
+        "two_sample": ("telling samples from data (0.5 is best)", _most_even),
         "seconds": ("training, s", min),
     }
     shown = {it: panels[it] for it in panels if sum(row[it] is not None for row in standings) > 1}
     figure, all_axes = _panels(len(shown), rows=-(-len(shown) // 3), size=(12, 3.4 * -(-len(shown) // 3)))
-    for axes, (figure_of, (label, best)) in zip(all_axes, shown.items(), strict=False):
-        there = [row for row in standings if row[figure_of] is not None][::-1]
-        values = [float(row[figure_of]) for row in there]
+    for axes, (it, (label, best)) in zip(all_axes, shown.items(), strict=False):
+        there = [row for row in standings if row[it] is not None][::-1]
+        values = [float(row[it]) for row in there]
         colours = [BLUE if value == best(values) else GREY for value in values]
-        bars = axes.barh([row["model"] for row in there], values, color=colours)
+        names = [row["model"] + (" (at most)" if it == "nll" and "bound" in row["nll_is"] else "") for row in there]
+        bars = axes.barh(names, values, color=colours)
         axes.bar_label(bars, [f"{value:,.3g}" for value in values], fontsize=7, padding=2)
         axes.set_title(label, fontsize=9)
         axes.margins(x=0.15)
@@ -107,6 +108,10 @@ def comparison(standings: Sequence[Mapping[str, Any]], name: str) -> Figure:
         axes.set_axis_off()
     figure.suptitle(f"{name}: the family on one split and budget (blue: best)", fontsize=10)
     return figure
+
+
+def _most_even(shares: Sequence[float]) -> float:
+    return min(shares, key=lambda share: abs(share - 0.5))
 
 
 def _points(axes: Any, x: Numbers, y: Numbers, colours: Sequence[Any] | None, label: str) -> None:
