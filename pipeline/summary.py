@@ -53,6 +53,6 @@ def _nats(model: Trained) -> list[str]:
     parts = f"reconstruction {model.log_likelihood:.3f} - KL {model.kl:.3f}"
     lines = [f"test ELBO  {model.elbo:.3f} nats/row = {parts}"]
     if model.nll is not None and model.gain is not None:
-        drawn = f"{model.importance_samples} importance samples"
-        lines.append(f"test NLL   {model.nll:.3f} nats/row by {drawn}, {model.gain:.3f} better than pPCA")
+        drawn, side = f"{model.importance_samples} importance samples", "better" if model.gain > 0 else "worse"
+        lines.append(f"test NLL   {model.nll:.3f} nats/row by {drawn}, {abs(model.gain):.3f} {side} than pPCA")
     return lines

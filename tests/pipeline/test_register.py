@@ -1,0 +1,22 @@
+"""What is registered beside a model; the registry itself is in e2e/test_registry.py."""
+
+from __future__ import annotations
+
+import pytest
+import rows
+
+from pipeline import fitting, register
+from pipeline.codec import Codec
+from vae.config import ModelConfig, Network
+from vae.model import VAE
+
+
+@pytest.mark.parametrize("encoder", ["stochastic", "deterministic"])
+def test_every_model_has_an_example(encoder: str) -> None:
+    """Two rows with the table's columns, from noise alone: also of an encoder that has no prior to sample."""
+    batch, columns = rows.family()
+    features = fitting.fit([batch], columns)
+    model = VAE(ModelConfig(columns=features.model_columns(), network=Network(latent=2, encoder=encoder)))
+    example = register.example(Codec(model, features))
+    assert list(example.columns) == list(columns)
+    assert len(example) == register.EXAMPLE_ROWS
