@@ -156,7 +156,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """What `latentpipe compare` compares, and by which label."""
+    """What `latentpipe compare` compares, and by which label. The members bring their own [objective]."""
 
     __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
 
@@ -171,6 +171,8 @@ class Compare:
 
     def __post_init__(self) -> None:
         check(self)
+        if not self.family or len(set(self.family)) < len(self.family):
+            raise ValueError(f"family = {list(self.family)!r}: name at least one member, and each once")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,7 +161,9 @@ class Feature:
         """Numbers as the model holds them in the column's own units."""
         units = values * self.scale + self.center
         if self.likelihood == "log_normal":
-            return np.exp(np.clip(units, -700, 700))
+            return np.exp(np.clip(units, -700, 700)).clip(1 if pa.types.is_integer(self.scalar) else _tiny(self.scalar))
+        if self.likelihood in COUNTS:
+            return units.clip(0, EXACT)
         return units * (self.levels - 1) if self.likelihood == "bernoulli" else units
 
 
@@ -265,6 +267,11 @@ def comparable(cells: pa.Array) -> pa.Array:
     if pa.types.is_floating(cells.type):
         return pc.add(cells.cast(pa.float64()), 0.0)
     return cells
+
+
+def _tiny(kind: pa.DataType) -> float:
+    """The smallest positive number of a floating type, at full precision."""
+    return float(np.finfo(kind.to_pandas_dtype()).tiny)
 
 
 def _to_type(numbers: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:

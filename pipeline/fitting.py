@@ -50,74 +50,87 @@ def _unfitted(name: str, column: ColumnConfig) -> Feature:
     return replace(feature, categories=tuple(ranks))
 
 
+Moments = tuple[Numbers, Numbers, Numbers]
+"""Count, mean and sum of squared deviations, by feature."""
+
+
 @dataclass
 class _Moments:
-    """Running mean and squares of each of a numeric column's features, merged as in Chan et al. (1979)."""
+    """Running moments of each of a numeric column's features, merged as in Chan et al. (1979)."""
 
     feature: Feature
-    count: Numbers = field(init=False)
-    mean: Numbers = field(init=False)
-    squares: Numbers = field(init=False)
+    moments: Moments = field(init=False)
+    plain: Moments = field(init=False)
+    """Of a log_normal's own numbers, whose logarithms `moments` are of."""
     low: float = math.inf
     high: float = -math.inf
 
     def __post_init__(self) -> None:
-        self.count, self.mean, self.squares = (np.zeros(self.feature.width) for _ in range(3))
+        self.moments = (np.zeros(self.feature.width), np.zeros(self.feature.width), np.zeros(self.feature.width))
+        self.plain = self.moments
 
     def add(self, array: pa.Array) -> None:
         cells = numbers(self.feature, array).reshape(-1, self.feature.width)
-        seen = ~np.isnan(cells)
-        if not seen.any():
+        if np.isnan(cells).all():
             return
         self.low, self.high = min(self.low, float(np.nanmin(cells))), max(self.high, float(np.nanmax(cells)))
         with np.errstate(over="ignore", invalid="ignore"):
-            count = seen.sum(0)
-            mean = np.where(seen, cells, 0).sum(0) / np.maximum(count, 1)
-            squares = (np.where(seen, cells - mean, 0) ** 2).sum(0)
-            self.count, self.mean, self.squares = _merged((self.count, self.mean, self.squares), (count, mean, squares))
+            self.moments = _merged(self.moments, _moments(cells))
+            if self.feature.likelihood == "log_normal":
+                self.plain = _merged(self.plain, _moments(np.exp(cells)))
 
     def fitted(self) -> Feature:
-        if not self.count.any():
+        count, mean, _ = self.moments
+        if not count.any():
             return self.feature
-        centre = float(np.average(self.mean, weights=self.count))
-        scale = self._scale(centre)
+        centre, deviation = self._pooled()
         if self.feature.likelihood not in REALS:
-            return self.feature.with_statistics(means=self.mean, low=self.low, high=self.high, deviation=scale)
+            return self.feature.with_statistics(means=mean, low=self.low, high=self.high, deviation=deviation)
+        scale = deviation or 1.0
         logged = self.feature.likelihood == "log_normal"
         return self.feature.with_statistics(
             center=centre,
             scale=scale,
-            deviation=_log_normal_deviation(centre, scale) if logged else scale,
-            means=np.where(self.count > 0, (self.mean - centre) / scale, 0),
+            deviation=min(_pooled(self.plain)[1], sys.float_info.max) if logged else deviation,
+            means=np.where(count > 0, (mean - centre) / scale, 0),
             low=(self.low - centre) / scale,
             high=(self.high - centre) / scale,
         )
 
-    def _scale(self, centre: float) -> float:
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = float((self.squares + self.count * (self.mean - centre) ** 2).sum())
+    def _pooled(self) -> tuple[float, float]:
+        """Mean and standard deviation over all features; a constant column's is exactly 0."""
+        centre, deviation = _pooled(self.moments)
         largest = max(abs(self.low), abs(self.high))
-        if not math.isfinite(squares):
+        if not math.isfinite(deviation):
             raise DataError(
                 f"column {self.feature.name!r} holds numbers too large to standardise, up to {largest:g}",
                 cure="mend them, or give the column the role 'passthrough'",
             )
-        deviation = math.sqrt(squares / float(self.count.sum()))
-        constant = deviation <= 1e-12 * largest
-        return 1.0 if constant else deviation
+        return centre, 0.0 if deviation <= 1e-12 * largest else deviation
 
 
-def _log_normal_deviation(centre: float, scale: float) -> float:
-    """Standard deviation of exp(x) for x normal; beyond float64, its largest number."""
-    deviation = math.exp(min(700.0, centre + scale**2 / 2)) * math.sqrt(math.expm1(min(700.0, scale**2)))
-    return min(deviation, sys.float_info.max)
+def _moments(cells: Numbers) -> Moments:
+    """Of rows `[row, feature]`; NaN is missing."""
+    seen = ~np.isnan(cells)
+    count = seen.sum(0).astype(float)
+    mean = np.where(seen, cells, 0).sum(0) / np.maximum(count, 1)
+    return count, mean, (np.where(seen, cells - mean, 0) ** 2).sum(0)
 
 
-def _merged(one: tuple[Numbers, ...], other: tuple[Numbers, ...]) -> tuple[Numbers, Numbers, Numbers]:
-    """Count, mean and squares of two sets of rows together."""
+def _merged(one: Moments, other: Moments) -> Moments:
+    """Of two sets of rows together."""
     total, apart = one[0] + other[0], other[1] - one[1]
     share = other[0] / np.maximum(total, 1)
     return total, one[1] + apart * share, one[2] + other[2] + apart**2 * one[0] * share
+
+
+def _pooled(moments: Moments) -> tuple[float, float]:
+    """Mean and standard deviation over all features; not finite where float64 cannot hold them."""
+    count, mean, squares = moments
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = float(np.average(mean, weights=count))
+        variance = float((squares + count * (mean - centre) ** 2).sum() / count.sum())
+    return centre, math.sqrt(variance) if math.isfinite(variance) else math.inf
 
 
 @dataclass

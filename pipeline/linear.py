@@ -1,20 +1,19 @@
 """PCA over a mixed table: what users fall back on, with the same verbs as a codec.
 
 Principal components of the encoder's input (standardised numbers, one-hot categories), as a probabilistic PCA, so that
-it can also be sampled. It reconstructs the category with the largest one-hot number, and the nearest whole number.
+it can also be sampled. It reconstructs the category with the largest one-hot number.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Generator, Tensor
 
 from pipeline.codec import Codes
-from pipeline.features import Features
+from pipeline.features import EXACT, Features
 from vae import ppca
 from vae.config import COUNTS, REALS, Column
 from vae.likelihoods import Columns
@@ -31,9 +30,10 @@ class Linear:
 
     def encode(self, table: pa.Table) -> Codes:
         """E[z | x] of the table's rows, and the log-variance, which is the same for all."""
-        mean, covariance = self.model.posterior(self._embedded(table))
-        logvar = covariance.diagonal(dim1=1, dim2=2).log()
-        return Codes(mean.float().numpy(), logvar.float().numpy())
+        inputs = self._embedded(table)
+        covariance = self.model.posterior(inputs[:1])[1]
+        logvar = covariance.diagonal(dim1=1, dim2=2).log().float().expand(len(inputs), -1)
+        return Codes(self.model.encode(inputs).float().numpy(), logvar.numpy())
 
     def sample(self, rows: int, *, seed: int) -> pa.StructArray:
         """New rows as the table's own columns."""
@@ -71,9 +71,8 @@ def _unembedded(column: Column, inputs: Tensor) -> Tensor:
         return inputs
     if column.likelihood in COUNTS:
         means = torch.tensor(column.means or (1.0,), dtype=inputs.dtype)
-        return (inputs + means.log1p()).expm1().round().clamp(0, float(np.finfo(np.float32).max))
+        return (inputs + means.log1p()).expm1().clamp(0, EXACT)
     if column.likelihood == "categorical":
         return inputs.view(len(inputs), column.width, column.codes)[:, :, 1:].argmax(2) + 1.0
     highest = max(column.codes, 2) - 1
-    levels = (highest * (inputs + 1) / 2).clamp(0, highest)
-    return levels if column.dynamic else levels.round()
+    return (highest * (inputs + 1) / 2).clamp(0, highest)

@@ -82,23 +82,23 @@ def column_errors(errors: Mapping[str, float], spread: Mapping[str, float]) -> F
     return figure
 
 
-def comparison(standings: Sequence[Mapping[str, Any]], name: str) -> Figure:
-    """Every figure that two models at least have, as bars; the best of each is coloured."""
+def comparison(standings: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Every figure that any model has, as bars; the best of each is coloured."""
     panels: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
         "nll": ("held-out NLL, nats per row", min),
         "reconstruction": ("reconstruction error / constant guess", min),
-        "linear_probe": ("label from codes, linear", max),
-        "neighbours": ("label from codes, kNN", max),
+        "linear": ("label from codes, linear", max),
+        "knn": ("label from codes, kNN", max),
         "two_sample": ("telling samples from data (0.5 is best)", _most_even),
         "seconds": ("training, s", min),
     }
-    shown = {it: panels[it] for it in panels if sum(row[it] is not None for row in standings) > 1}
+    shown = {it: panels[it] for it in panels if any(row[it] is not None for row in standings)}
     figure, all_axes = _panels(len(shown), rows=-(-len(shown) // 3), size=(12, 3.4 * -(-len(shown) // 3)))
     for axes, (it, (label, best)) in zip(all_axes, shown.items(), strict=False):
         there = [row for row in standings if row[it] is not None][::-1]
         values = [float(row[it]) for row in there]
         colours = [BLUE if value == best(values) else GREY for value in values]
-        names = [row["model"] + (" (at most)" if it == "nll" and "bound" in row["nll_is"] else "") for row in there]
+        names = [row["model"] + (" (at most)" if it == "nll" and "exact" not in row["nll_is"] else "") for row in there]
         bars = axes.barh(names, values, color=colours)
         axes.bar_label(bars, [f"{value:,.3g}" for value in values], fontsize=7, padding=2)
         axes.set_title(label, fontsize=9)
@@ -106,7 +106,7 @@ def comparison(standings: Sequence[Mapping[str, Any]], name: str) -> Figure:
         axes.tick_params(axis="y", labelsize=8)
     for axes in all_axes[len(shown) :]:
         axes.set_axis_off()
-    figure.suptitle(f"{name}: the family on one split and budget (blue: best)", fontsize=10)
+    figure.suptitle(f"{title} (blue: best)", fontsize=9)
     return figure
 
 

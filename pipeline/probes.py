@@ -14,8 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 CLASSES: Final = 100
-"""A label with more distinct values, all numbers, is regressed."""
+"""A label of numbers with more distinct ones is regressed."""
 FOLDS: Final = 5
+FEWEST: Final = 50
+"""Rows below which two samples cannot be told apart whatever they are."""
 Matrix = npt.NDArray[Any]
 
 
@@ -24,27 +26,37 @@ def probe(train: tuple[Matrix, Matrix], test: tuple[Matrix, Matrix], *, neighbou
 
     Both are fitted on codes of training rows; accuracy, or R^2 of a numeric label, on test rows.
     """
-    regress = train[1].dtype.kind == "f" and len(np.unique(train[1])) > CLASSES
+    regress = regressed(train[1])
     linear = Ridge() if regress else LogisticRegression(max_iter=2000)
-    nearest = (KNeighborsRegressor if regress else KNeighborsClassifier)(n_neighbors=neighbours)
+    nearest = (KNeighborsRegressor if regress else KNeighborsClassifier)(n_neighbors=min(neighbours, len(train[1])))
     models = [make_pipeline(StandardScaler(), linear), nearest]
     scores = [float(model.fit(*train).score(*test)) for model in models]
     return scores[0], scores[1]
 
 
-def two_sample(real: Matrix, sampled: Matrix, *, categorical: list[bool], seed: int) -> float:
-    """Classifier two-sample test (Lopez-Paz and Oquab 2017): 0.5 if samples cannot be told from real rows, 1 if always.
+def regressed(labels: Matrix) -> bool:
+    """Whether a label is a quantity: numbers that are not whole, or too many to be classes."""
+    return bool(labels.dtype.kind == "f" and ((labels != np.floor(labels)).any() or len(np.unique(labels)) > CLASSES))
 
-    Cross-validated accuracy of gradient-boosted trees over `[row, feature]`, as many sampled rows as real ones.
+
+def two_sample(real: Matrix, sampled: Matrix, *, categorical: list[bool], seed: int) -> float | None:
+    """Classifier two-sample test (Lopez-Paz and Oquab 2017): 0.5 if samples cannot be told from data, 1 if always.
+
+    Cross-validated accuracy of gradient-boosted trees over `[row, feature]`, as many sampled rows as real ones, without
+    the features that are seldom observed. None for fewer than FEWEST rows, or where nothing is observed.
     """
-    rows = np.concatenate([real, sampled])
+    told_by = (~np.isnan(real)).sum(0) >= 2 * FOLDS
+    if len(real) < FEWEST or not told_by.any():
+        return None
+    rows = np.concatenate([real, sampled])[:, told_by]
     told = np.repeat([0, 1], [len(real), len(sampled)])
     order = np.random.default_rng(seed).permutation(len(rows))
-    trees = HistGradientBoostingClassifier(categorical_features=_few(rows, categorical), random_state=seed)
-    return float(cross_val_score(trees, rows[order], told[order], cv=FOLDS).mean())
+    kinds = _few(rows, [code for code, used in zip(categorical, told_by, strict=True) if used])
+    trees = HistGradientBoostingClassifier(categorical_features=kinds, random_state=seed)
+    return float(cross_val_score(trees, rows[order], told[order], cv=FOLDS, error_score="raise").mean())
 
 
 def _few(rows: Matrix, categorical: list[bool]) -> list[bool]:
     """The categorical features that the trees can split as such: those with less than 256 codes."""
-    highest = np.nanmax(np.where(np.isnan(rows), 0, rows), axis=0)
+    highest = np.nanmax(rows, axis=0)
     return [code and top < 255 for code, top in zip(categorical, highest, strict=True)]

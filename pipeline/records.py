@@ -46,7 +46,9 @@ class Trained:
     importance_samples: int
     """Samples per row of `nll`."""
     gain: float | None
-    """Nats per row over probabilistic PCA."""
+    """Nats per row over the rival."""
+    rival: str
+    """pPCA of the real columns and independence of the others, as far as there are any."""
     log_likelihood: float
     kl: float
     active_units: int
@@ -65,8 +67,8 @@ class Compared:
     figure: str
     mlflow_run: str
     """The parent of the members' runs."""
-    standings: tuple[dict[str, str], ...]
-    """The table's rows; empty cells where a figure is not defined."""
+    standings: tuple[dict[str, float | int | str | None], ...]
+    """The table's rows; None where a figure is not defined."""
 
 
 @dataclass(frozen=True, kw_only=True)

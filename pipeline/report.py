@@ -100,7 +100,7 @@ def _nats(judged: Evaluation) -> dict[str, str]:
         parts = f"at least {judged.mutual_information:.3f} + at most {judged.prior_gap:.3f}"
         found["KL = information of the codes + gap to the prior"] = f"{parts}, by {judged.informed_rows:,} rows"
     if judged.gain is not None:
-        found["nats per row over pPCA"] = f"{judged.gain:.4f}"
+        found[f"nats per row over {judged.rival}"] = f"{judged.gain:.4f}"
     return found
 
 

@@ -54,5 +54,5 @@ def _nats(model: Trained) -> list[str]:
     lines = [f"test ELBO  {model.elbo:.3f} nats/row = {parts}"]
     if model.nll is not None and model.gain is not None:
         drawn, side = f"{model.importance_samples} importance samples", "better" if model.gain > 0 else "worse"
-        lines.append(f"test NLL   {model.nll:.3f} nats/row by {drawn}, {abs(model.gain):.3f} {side} than pPCA")
+        lines.append(f"test NLL   {model.nll:.3f} nats/row by {drawn}, {abs(model.gain):.3f} {side} than {model.rival}")
     return lines

@@ -74,11 +74,25 @@ def mlflow_errors(where: str) -> Iterator[None]:
 
 
 @dataclass
-class TrainingRun:
-    """One training as one MLflow run, whichever process works on it."""
+class _Run:
+    """An MLflow run that ends with the block it is opened for."""
 
     client: MlflowClient
     id: str
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with suppress(MlflowException):  # the block's own error is the one to tell
+                self.client.set_terminated(self.id, "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+
+class TrainingRun(_Run):
+    """One training as one MLflow run, whichever process works on it."""
 
     @classmethod
     def open(cls, config: RunConfig, *, key: str, dataset: Ingested) -> Self:
@@ -96,21 +110,12 @@ class TrainingRun:
 
     def _describe(self, config: RunConfig, key: str, dataset: Ingested) -> None:
         settings = config.to_dict()
-        params = [Param(name, str(value)[:500]) for name, value in _flat({k: settings[k] for k in ("model", "train")})]
+        told = {section: settings[section] for section in ("model", "objective", "train")}
+        params = [Param(name, str(value)[:500]) for name, value in _flat(told)]
         tags = [RunTag(KEY_TAG, key), RunTag("latentpipe.dataset_digest", dataset.digest)]
         self.client.log_batch(self.id, params=params, tags=tags)
         self.client.log_dict(self.id, settings, "config.json")
         self.client.log_inputs(self.id, [DatasetInput(_dataset(config, dataset), tags=[])])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            with suppress(MlflowException):  # the training's own error is the one to tell
-                self.client.set_terminated(self.id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def log(self, epochs: Sequence[dict[str, float]]) -> None:
         """The metrics of some epochs, while the training runs."""
@@ -135,34 +140,37 @@ class TrainingRun:
             self.client.set_terminated(self.id, "FINISHED")
 
 
-def open_parent(config: RunConfig, *, key: str) -> str:
-    """The run that holds a comparison together; the one left by an interrupted comparison, if there is one."""
-    client = connect(config)
-    with mlflow_errors(config.name):
-        experiment = _experiment(client, config)
-        left = client.search_runs([experiment], f"tags.`{COMPARISON_TAG}` = '{key}'", max_results=1)
-        if left:
-            return str(left[0].info.run_id)
-        run = client.create_run(experiment, run_name=f"{config.name}-compare-{key[:8]}", tags={COMPARISON_TAG: key})
-        return str(run.info.run_id)
+class ComparisonRun(_Run):
+    """A comparison as one MLflow run, the parent of its members' runs."""
 
+    @classmethod
+    def open(cls, config: RunConfig, *, key: str) -> Self:
+        """The run of this comparison's key; a new one unless an interrupted comparison has left its own."""
+        client = connect(config)
+        with mlflow_errors(config.name):
+            experiment = _experiment(client, config)
+            left = client.search_runs([experiment], f"tags.`{COMPARISON_TAG}` = '{key}'", max_results=1)
+            if left:
+                client.update_run(left[0].info.run_id, status="RUNNING")
+                return cls(client, left[0].info.run_id)
+            name, tags = f"{config.name}-compare-{key[:8]}", {COMPARISON_TAG: key}
+            return cls(client, client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
-def adopt(config: RunConfig, run_id: str, *, parent: str, name: str) -> None:
-    """Make a training's run a child of a comparison's."""
-    client = connect(config)
-    with mlflow_errors(run_id):
-        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
-        client.set_tag(run_id, "latentpipe.member", name)
+    def adopt(self, run_id: str, *, name: str) -> None:
+        """Note a member's run; it becomes a child unless it is that of an earlier comparison."""
+        with mlflow_errors(run_id):
+            self.client.set_tag(self.id, f"latentpipe.member.{name}", run_id)
+            if MLFLOW_PARENT_RUN_ID not in self.client.get_run(run_id).data.tags:
+                self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, self.id)
 
-
-def close_parent(config: RunConfig, run_id: str, figures: dict[str, float], directory: Path) -> None:
-    """The comparison's figures, table and plot, and the end of its run."""
-    client, now = connect(config), int(time.time() * 1000)
-    with mlflow_errors(run_id):
-        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])
-        for name in ("table.csv", "table.md", "figure.png"):
-            client.log_artifact(run_id, str(directory / name))
-        client.set_terminated(run_id, "FINISHED")
+    def finish(self, figures: dict[str, float], directory: Path) -> None:
+        """The figures, the table and the plot, and the end of the run."""
+        now = int(time.time() * 1000)
+        with mlflow_errors(self.id):
+            self.client.log_batch(self.id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])
+            for name in ("table.csv", "table.md", "figure.png"):
+                self.client.log_artifact(self.id, str(directory / name))
+            self.client.set_terminated(self.id, "FINISHED")
 
 
 def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:

@@ -208,6 +208,7 @@ def _record(
         nll=evaluation.nll,
         importance_samples=evaluation.importance_samples,
         gain=evaluation.gain,
+        rival=evaluation.rival,
         log_likelihood=evaluation.log_likelihood,
         kl=evaluation.kl,
         active_units=evaluation.active_units,

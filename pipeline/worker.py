@@ -210,7 +210,7 @@ class _Trainer:
         evaluation = self.judge(shards.TEST, samples=self.job.train.importance_samples)
         self._finite(evaluation.score, "bound on the test rows")
         if self.place.rank == 0:
-            evaluation = replace(evaluation, rival_nll=self._rival_nll(train))
+            evaluation = self._rivalled(evaluation, train)
             some = self.splits[shards.TEST].take(slice(INFORMED))
             evaluation = evaluate.examined(self.model, evaluation, *some, objective=self.job.objective)
             self._write(evaluation)
@@ -269,11 +269,12 @@ class _Trainer:
             )
         return value
 
-    def _rival_nll(self, train: Rows) -> float:
-        """-log p(x) of the test rows under pPCA and independent columns, nats per row."""
+    def _rivalled(self, evaluation: Evaluation, train: Rows) -> Evaluation:
+        """With -log p(x) of the test rows under the rival, nats per row."""
         columns, test = self.model.config.columns, self.splits[shards.TEST]
         fitted = rival.fit(columns, train.values, train.observed, latent=self.job.network.latent)
-        return -float(fitted.log_prob(test.values, test.observed).mean())
+        nll = -float(fitted.log_prob(test.values, test.observed).mean())
+        return replace(evaluation, rival_nll=nll, rival=fitted.name)
 
     def _write(self, evaluation: Evaluation) -> None:
         partial = self.job.path / "model.partial"

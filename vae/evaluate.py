@@ -143,7 +143,9 @@ class Evaluation:
     seed: int = 0
     """Of the importance samples."""
     rival_nll: float | None = None
-    """-log p(x) of probabilistic PCA and independent columns (`vae.rival`), exact."""
+    """-log p(x) by `vae.rival`, exact: pPCA of the reals, and all other columns independent."""
+    rival: str = "pPCA"
+    """What of the two the rival is made of."""
     mutual_information: float | None = None
     """I(x; z) by `informed_rows` rows (`vae.information`), nats, never above their logarithm: what the codes know."""
     prior_gap: float | None = None
@@ -174,7 +176,7 @@ class Evaluation:
 
     @property
     def gain(self) -> float | None:
-        """Nats per row over pPCA: how much better than the rival, at least. None without likelihood or rival."""
+        """Nats per row over the rival, at least; over pPCA where there are reals. None without likelihood or rival."""
         if self.rival_nll is None or self.elbo is None:
             return None
         return self.rival_nll - (-self.elbo if self.nll is None else self.nll)

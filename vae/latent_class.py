@@ -118,7 +118,7 @@ def _maximised(kinds: Kinds, values: Tensor, observed: Tensor, share: Float64[Te
     mass = (share.T @ seen).clamp_min(1e-9)
     mean = share.T @ x / mass
     square = torch.where(seen.sum(0) > 0, share.T @ (x**2) / mass, 1.0)  # a standardised column never seen
-    rates = _table(kinds, x, share[:, None] * seen[:, :, None])
+    rates = _table(kinds, x, seen, share)
     return LatentClass(
         share.mean(0).clamp_min(1e-300).log(),
         mean,
@@ -129,11 +129,15 @@ def _maximised(kinds: Kinds, values: Tensor, observed: Tensor, share: Float64[Te
 
 
 def _table(
-    kinds: Kinds, x: Float64[Tensor, "batch feature"], share: Float64[Tensor, "batch feature group"]
+    kinds: Kinds,
+    x: Float64[Tensor, "batch feature"],
+    seen: Float64[Tensor, "batch feature"],
+    share: Float64[Tensor, "batch group"],
 ) -> Float64[Tensor, "group feature code"]:
     """How often each class has each code, and once more over all classes; 0 for codes that do not exist."""
-    longest, features, groups = max(1, int(kinds.codes.max())), *share.shape[1:]
-    flat = torch.where(kinds.coded, x, 0.0).long() + longest * torch.arange(features, device=x.device)
-    counts = share.new_zeros(features * longest, groups).index_add(0, flat.flatten(), share.flatten(0, 1))
+    longest, groups = max(1, int(kinds.codes.max())), share.shape[1]
+    counts = share.new_zeros(x.shape[1], longest, groups)
+    for feature in kinds.coded.nonzero().flatten().tolist():
+        counts[feature].index_add_(0, x[:, feature].long(), share * seen[:, feature, None])
     exists = torch.arange(longest, device=x.device) < kinds.codes.clamp_min(1)[:, None]
-    return (counts.view(features, longest, groups) + 1 / groups).permute(2, 0, 1) * exists
+    return (counts + 1 / groups).permute(2, 0, 1) * exists

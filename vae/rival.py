@@ -30,6 +30,12 @@ class Rival:
     marginals: dict[int, Frequencies | Count]
     """By feature."""
 
+    @property
+    def name(self) -> str:
+        """What it is made of."""
+        parts = ["pPCA"] * (self.ppca is not None) + ["independent columns"] * bool(self.marginals)
+        return " and ".join(parts)
+
     def log_prob(
         self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]
     ) -> Float64[Tensor, " batch"]:

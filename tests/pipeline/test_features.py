@@ -81,13 +81,20 @@ def test_positive_numbers_come_back_within_float32_of_their_logarithm(numbers: l
             assert abs(math.log(after) - math.log(before)) <= 1e-7 * apart + 1e-12, (before, after)
 
 
+def test_no_count_is_beyond_what_the_column_can_hold() -> None:
+    """A wild guess of a count is the largest that the model itself would take back."""
+    found = fitted(cells([1, 3, 100], "int64"), "int64", "poisson")
+    assert found.restore(np.array([[-5.0], [1e30]], np.float32)).field(0).to_pylist() == [0, 1 << 24]
+
+
 def test_log_normal_holds_what_lies_beyond_float64() -> None:
-    """A wild guess is the largest number of the column's type, or above zero: never infinite, never a warning."""
+    """A wild guess is the largest number of the column's type, or above zero: finite, and one the column can hold."""
     for kind in ("float64", "float32", "uint8"):
         found = fitted(cells([1, 3, 100], kind), kind, "log_normal")
         low, high = found.restore(np.array([[-1e30], [1e30]], np.float32)).field(0).to_pylist()
-        assert 0 <= low < 1e-30
+        assert low == 1 if kind == "uint8" else 0 < low < 1e-30
         assert 200 < high < math.inf
+        found.transform(batch(x=found.restore(np.array([[-1e30]], np.float32)).field(0)))
 
 
 @LAWS

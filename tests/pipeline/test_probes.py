@@ -26,6 +26,8 @@ def test_a_label_of_many_numbers_is_regressed() -> None:
     linear, nearest = probes.probe((codes[:400], label[:400]), (codes[400:], label[400:]), neighbours=5)
     assert linear == pytest.approx(1, abs=1e-3)
     assert nearest > 0.9
+    assert probes.regressed(np.array([0.5, 1.5]))
+    assert not probes.regressed(np.array([1.0, 2.0]))
     few = (label > 0).astype(float)
     assert 0.9 < probes.probe((codes[:400], few[:400]), (codes[400:], few[400:]), neighbours=5)[0] <= 1
 
@@ -46,3 +48,19 @@ def test_missing_cells_and_codes_are_no_give_away() -> None:
     for sample in (real, fake):
         sample[:200, 0] = np.nan
     assert abs(probes.two_sample(real, fake, categorical=[True, False], seed=0) - 0.5) < 0.08
+
+
+def test_what_cannot_be_told_is_not_told() -> None:
+    """Too few rows, or nothing observed, give no figure; a feature that is never observed spoils nothing."""
+    real, far = RNG.normal(size=(200, 2)), RNG.normal(size=(200, 2)) + 100
+    assert probes.two_sample(real[:40], far[:40], categorical=[False, False], seed=0) is None
+    assert probes.two_sample(real * np.nan, far * np.nan, categorical=[False, False], seed=0) is None
+    for sample in (real, far):
+        sample[3:, 0] = np.nan
+    assert probes.two_sample(real, far, categorical=[True, False], seed=0) > 0.99
+
+
+def test_more_neighbours_than_rows_are_all_rows() -> None:
+    """A small table is probed with what it has."""
+    codes, labels = RNG.normal(size=(4, 1)), np.array(["a", "a", "a", "b"])
+    assert probes.probe((codes, labels), (codes, labels), neighbours=50)[1] == 0.75

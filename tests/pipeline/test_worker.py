@@ -123,7 +123,7 @@ def story(job: Job) -> dict[str, Any]:
 
 def recorded(progress: Progress, evaluation: Evaluation) -> Trained:
     """The record of a training, as `train` would write it."""
-    figures = ("elbo", "nll", "importance_samples", "gain", "log_likelihood", "kl", "active_units", "verdict")
+    figures = ("elbo", "nll", "importance_samples", "gain", "rival", "log_likelihood", "kl", "active_units", "verdict")
     names = dict.fromkeys(("key", "model", "digest", "mlflow_run", "dataset"), "-")
     counts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "train_rows": 1, "test_rows": 1, "latent": 2}
     return Trained(**names, **counts, **{name: getattr(evaluation, name) for name in figures}, rows_per_s=1.0, new=True)
