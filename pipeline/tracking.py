@@ -80,6 +80,15 @@ class _Run:
     client: MlflowClient
     id: str
 
+    @classmethod
+    def _left(cls, client: MlflowClient, experiment: str, tag: str, key: str) -> Self | None:
+        """The run that an interrupted attempt has left, running again."""
+        left = client.search_runs([experiment], f"tags.`{tag}` = '{key}'", max_results=1)
+        if not left:
+            return None
+        client.update_run(left[0].info.run_id, status="RUNNING")
+        return cls(client, left[0].info.run_id)
+
     def __enter__(self) -> Self:
         return self
 
@@ -100,10 +109,8 @@ class TrainingRun(_Run):
         client = connect(config)
         with mlflow_errors(config.name):
             experiment = _experiment(client, config)
-            left = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-            if left:
-                client.update_run(left[0].info.run_id, status="RUNNING")
-                return cls(client, left[0].info.run_id)
+            if (left := cls._left(client, experiment, KEY_TAG, key)) is not None:
+                return left
             run = cls(client, client.create_run(experiment, run_name=f"{config.name}-{key[:8]}").info.run_id)
             run._describe(config, key, dataset)
             return run
@@ -149,10 +156,8 @@ class ComparisonRun(_Run):
         client = connect(config)
         with mlflow_errors(config.name):
             experiment = _experiment(client, config)
-            left = client.search_runs([experiment], f"tags.`{COMPARISON_TAG}` = '{key}'", max_results=1)
-            if left:
-                client.update_run(left[0].info.run_id, status="RUNNING")
-                return cls(client, left[0].info.run_id)
+            if (left := cls._left(client, experiment, COMPARISON_TAG, key)) is not None:
+                return left
             name, tags = f"{config.name}-compare-{key[:8]}", {COMPARISON_TAG: key}
             return cls(client, client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
