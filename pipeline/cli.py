@@ -190,8 +190,8 @@ def _compare(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     from pipeline import compare, ingest
 
     compared = compare.compare(config, ingest.ingest(config))
-    files = [f"table   {compared.table}", f"figure  {compared.figure}"]
-    return asdict(compared), [*compare.lines(compared.standings), *files]
+    table = Path(compared.table).read_text(encoding="utf-8").splitlines()
+    return asdict(compared), [*table, f"table   {compared.table}", f"figure  {compared.figure}"]
 
 
 def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:

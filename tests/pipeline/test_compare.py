@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
@@ -13,7 +14,7 @@ import pytest
 from harness import small_settings
 from PIL import Image
 
-from pipeline import compare, ingest, keys, runfile, tracking
+from pipeline import cli, compare, ingest, keys, runfile, tracking
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.records import Compared
@@ -135,3 +136,13 @@ def test_a_label_must_be_there_and_unseen(tmp_path: Path, label: str) -> None:
     """A label that is no column, or one that the codes have seen, is refused, naming the setting."""
     with pytest.raises(ConfigError, match=f"compare.label = '{label}': not a passthrough column"):
         settings(tmp_path, label=label)
+
+
+def test_the_command_prints_the_table(compared: tuple[RunConfig, Compared]) -> None:
+    """The verb's lines are table.md and where it lies; with --json, numbers are numbers and what is missing is null."""
+    config, record = compared
+    answer, printed = cli._compare(config, argparse.Namespace())
+    assert printed[:-2] == Path(record.table).read_text().splitlines()
+    plain = json.loads(json.dumps(answer))
+    assert plain["standings"][0]["elbo"] is None
+    assert isinstance(plain["standings"][0]["nll"], float)
