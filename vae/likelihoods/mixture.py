@@ -15,23 +15,20 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from vae.config import Column
-from vae.likelihoods.likelihood import RESIDUAL, Likelihood
-from vae.likelihoods.real import HALF_LOG_2PI
+from vae.likelihoods.likelihood import RESIDUAL
+from vae.likelihoods.real import HALF_LOG_2PI, Real, normal
 
 LOG_SCALE_RANGE = (-12.0, 12.0)
 SLOPE_RANGE = (-30.0, 30.0)
 MODE_STEPS, BISECTIONS = 40, 80
 
 
-class Mixed(Likelihood, ABC):
+class Mixed(Real, ABC):
     """Reals whose distribution, feature by feature, is a mixture of Gaussians."""
 
     def __init__(self, columns: Sequence[Column], *, outputs_per_feature: int = 1) -> None:
         super().__init__(columns, outputs_per_feature=outputs_per_feature)
         self.components = columns[0].components
-        self.floor = self.constant("floor", self.spread(column.floor for column in columns))
-        self.unit = self.constant("unit", self.spread(column.scale for column in columns))
-        self.center = self.constant("center", self.spread(column.center for column in columns))
 
     @abstractmethod
     def marginals(
@@ -57,12 +54,6 @@ class Mixed(Likelihood, ABC):
             low, high = torch.where(mass < level, middle, low), torch.where(mass < level, high, middle)
         return high.to(outputs.dtype)
 
-    def units(self, values: Tensor) -> Tensor:
-        return self.center + self.unit * values
-
-    def jitter(self, values: Tensor, noise: Tensor) -> Tensor:
-        return values + noise
-
     def scales(self, raw: Tensor, floor: Tensor) -> Tensor:
         """Standard deviations, never below the floor."""
         return floor + raw.clamp(*LOG_SCALE_RANGE).exp()
@@ -81,10 +72,6 @@ class Mixed(Likelihood, ABC):
 
 def _residual(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return ((values - mean) / scale).clamp(-RESIDUAL, RESIDUAL)
-
-
-def _normal(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 class Mixture(Mixed, name="mixture"):
@@ -126,7 +113,7 @@ class Mixture(Mixed, name="mixture"):
         log_weight, mean, scale = self.marginals(outputs)
         chosen = self._choose(log_weight, generator)
         mean, scale = mean.gather(2, chosen)[:, :, 0], scale.gather(2, chosen)[:, :, 0]
-        return mean + scale * _normal(mean.shape, outputs, generator)
+        return mean + scale * normal(mean.shape, outputs, generator)
 
 
 class JointMixture(Mixed, name="joint_mixture"):
@@ -194,8 +181,8 @@ class JointMixture(Mixed, name="joint_mixture"):
         t = torch.where(observed, slope, 0.0)
         stretch = 1 + (t**2).sum(1, keepdim=True)
         centre = (a * t).sum(1, keepdim=True) / stretch
-        common = centre + _normal(centre.shape, outputs, generator) / stretch.sqrt()
-        drawn = mean + scale * (slope * common + _normal(mean.shape, outputs, generator))
+        common = centre + normal(centre.shape, outputs, generator) / stretch.sqrt()
+        drawn = mean + scale * (slope * common + normal(mean.shape, outputs, generator))
         return torch.where(observed, values, drawn)
 
     def _joint(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Float[Tensor, "batch feature"]:

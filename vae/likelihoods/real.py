@@ -18,7 +18,23 @@ from vae.likelihoods.special import betaincinv
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Scaled(Likelihood, ABC):
+class Real(Likelihood, ABC):
+    """A real number, standardised: (x - center) / unit, with a floor below which no standard deviation falls."""
+
+    def __init__(self, columns: Sequence[Column], *, outputs_per_feature: int = 1) -> None:
+        super().__init__(columns, outputs_per_feature=outputs_per_feature)
+        self.floor = self.constant("floor", self.spread(column.floor for column in columns))
+        self.unit = self.constant("unit", self.spread(column.scale for column in columns))
+        self.center = self.constant("center", self.spread(column.center for column in columns))
+
+    def units(self, values: Tensor) -> Tensor:
+        return self.center + self.unit * values
+
+    def jitter(self, values: Tensor, noise: Tensor) -> Tensor:
+        return values + noise
+
+
+class Scaled(Real, ABC):
     """A location from the decoder, and one scale per column (shared by the pixels of an image), learned or fixed.
 
     A learned scale is never below the column's floor (Rybkin et al. 2021, sigma-VAE).
@@ -28,10 +44,7 @@ class Scaled(Likelihood, ABC):
         super().__init__(columns)
         self.log_scale = nn.Parameter(torch.zeros(len(columns)))
         self.owner = self.constant("owner", torch.repeat_interleave(torch.tensor(self.widths)))
-        self.floor = self.constant("floor", self.spread(column.floor for column in columns))
         self.fixed = self.constant("fixed", self.spread(column.sigma for column in columns))
-        self.unit = self.constant("unit", self.spread(column.scale for column in columns))
-        self.center = self.constant("center", self.spread(column.center for column in columns))
 
     def scale(self) -> Float[Tensor, " feature"]:
         """Scale of each feature, in standardised units."""
@@ -44,12 +57,6 @@ class Scaled(Likelihood, ABC):
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def units(self, values: Tensor) -> Tensor:
-        return self.center + self.unit * values
-
-    def jitter(self, values: Tensor, noise: Tensor) -> Tensor:
-        return values + noise
-
     def residual(self, outputs: Tensor, values: Tensor) -> Tensor:
         """(x - m) / s."""
         return ((values - outputs) / self.scale()).clamp(-RESIDUAL, RESIDUAL)
@@ -59,8 +66,9 @@ class Scaled(Likelihood, ABC):
         """Logarithm of the original units in one standardised unit, at these values: minus the log of the Jacobian."""
 
 
-def _gaussian_noise(outputs: Tensor, generator: Generator | None) -> Tensor:
-    return torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
+def normal(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
+    """Standard normal noise, of the kind and on the device of another tensor."""
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 class Gaussian(Scaled, name="gaussian"):
@@ -87,7 +95,7 @@ class Gaussian(Scaled, name="gaussian"):
         return outputs
 
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
-        return outputs + self.scale() * _gaussian_noise(outputs, generator)
+        return outputs + self.scale() * normal(outputs.shape, outputs, generator)
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         return outputs + self.scale() * NormalDist().inv_cdf(level)
@@ -114,7 +122,7 @@ class LogNormal(Scaled, name="log_normal"):
         return outputs - self.unit * self.scale() ** 2
 
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
-        return outputs + self.scale() * _gaussian_noise(outputs, generator)
+        return outputs + self.scale() * normal(outputs.shape, outputs, generator)
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         return outputs + self.scale() * NormalDist().inv_cdf(level)
@@ -152,7 +160,10 @@ class StudentT(Scaled, name="student_t"):
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
         v = self.freedom().expand(outputs.shape)
         chi_square = 2 * torch._standard_gamma((v / 2).contiguous(), generator=generator)
-        return outputs + self.scale() * _gaussian_noise(outputs, generator) * (v / chi_square.clamp_min(1e-30)).sqrt()
+        return (
+            outputs
+            + self.scale() * normal(outputs.shape, outputs, generator) * (v / chi_square.clamp_min(1e-30)).sqrt()
+        )
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         return outputs + self.scale() * _t_quantile(self.freedom().double(), level).to(outputs.dtype)
