@@ -71,7 +71,21 @@ def normal(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tens
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-class Gaussian(Scaled, name="gaussian"):
+class Normal(Scaled, ABC):
+    """Normal in standardised units; what these are in the data's own is what its kinds differ in."""
+
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+        constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
+        return -0.5 * self.residual(outputs, values) ** 2 - constant
+
+    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
+        return outputs + self.scale() * normal(outputs.shape, outputs, generator)
+
+    def quantile(self, outputs: Tensor, level: float) -> Tensor:
+        return outputs + self.scale() * NormalDist().inv_cdf(level)
+
+
+class Gaussian(Normal, name="gaussian"):
     r"""Normal: log p(x) = -((x - m) / s)^2 / 2 - log s - log(2 pi) / 2 - log(unit).
 
     With s fixed (`Column.sigma`) this is the squared error: -log p(x) = (x - m)^2 / (2 s^2) + a constant, so
@@ -87,21 +101,11 @@ class Gaussian(Scaled, name="gaussian"):
     def log_unit(self, values: Tensor) -> Tensor:
         return self.unit.log()
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
-        constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
-        return -0.5 * self.residual(outputs, values) ** 2 - constant
-
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
-        return outputs + self.scale() * normal(outputs.shape, outputs, generator)
 
-    def quantile(self, outputs: Tensor, level: float) -> Tensor:
-        return outputs + self.scale() * NormalDist().inv_cdf(level)
-
-
-class LogNormal(Scaled, name="log_normal"):
+class LogNormal(Normal, name="log_normal"):
     """Positive numbers whose logarithm is Gaussian: log p(x) = log N(log x; m, s) - log x.
 
     The value is (log x - center) / unit, so log x and the Jacobian -log(unit) - log x follow from it. The mean
@@ -111,21 +115,11 @@ class LogNormal(Scaled, name="log_normal"):
     def log_unit(self, values: Tensor) -> Tensor:
         return self.unit.log() + self.center + self.unit * values.clamp(-RESIDUAL, RESIDUAL)
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
-        constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
-        return -0.5 * self.residual(outputs, values) ** 2 - constant
-
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs + 0.5 * self.unit * self.scale() ** 2
 
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs - self.unit * self.scale() ** 2
-
-    def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
-        return outputs + self.scale() * normal(outputs.shape, outputs, generator)
-
-    def quantile(self, outputs: Tensor, level: float) -> Tensor:
-        return outputs + self.scale() * NormalDist().inv_cdf(level)
 
     def units(self, values: Tensor) -> Tensor:
         return super().units(values).exp()
