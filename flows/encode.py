@@ -18,6 +18,7 @@ def encode(config: RunConfig) -> dict[str, Any]:
     Args:
         config: the run, as in its TOML file.
     """
+    config = tasks.agree(config)
     ingested = tasks.ingest(config)
     registered = tasks.champion(config)
     encoded = tasks.encode(config, registered, ingested)

@@ -25,6 +25,7 @@ def full(config: RunConfig) -> Summary:
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
         seconds["ray"] = round(time.monotonic() - entered, 1)
         with timed(seconds, "ingest"):
+            config = tasks.agree(config)
             ingested = tasks.ingest(config)
         with timed(seconds, "train"):
             trained = tasks.train(config, ingested)

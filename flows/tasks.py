@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from pipeline import agree as agreement
 from pipeline import encode as encoding
 from pipeline import ingest as ingestion
 from pipeline import reduce as reduction
@@ -39,6 +40,12 @@ def step(function: Callable[P, R]) -> Task[P, R]:
         retry_condition_fn=_may_help,
     )
     return as_task(function)
+
+
+@step
+def agree(config: RunConfig) -> RunConfig:
+    """The run with its columns: as declared, or by the dataset's contract, inferred the first time."""
+    return agreement.agree(config)
 
 
 @step

@@ -18,6 +18,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     Args:
         config: the run, as in its TOML file.
     """
+    config = tasks.agree(config)
     ingested = tasks.ingest(config)
     trained = tasks.train(config, ingested)
     registered = tasks.register(config, trained)

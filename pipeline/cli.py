@@ -55,7 +55,7 @@ def _attempt(arguments: argparse.Namespace) -> tuple[int, dict[str, Any], list[s
         return 130, _failed(130, RESUME), []
     except SystemExit as end:
         return 143, _failed(143, RESUME) if end.code == 143 else _failed(1, str(end)), []
-    return (4 if answer.get("ok") is False else 0), answer, lines
+    return int(answer.pop("exit_code", 0 if answer.get("ok", True) else 4)), answer, lines
 
 
 def _failed(code: int, message: str) -> dict[str, Any]:
@@ -88,6 +88,13 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
     sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    check = _verb(verbs, "check", "would these files be taken in? each read alone, bounded", _check, file=False)
+    check.add_argument("paths", nargs="+", metavar="PATH", help="file or folder")
+    check.add_argument("--contract", metavar="TOML", help="a run's TOML; without it, what the file itself suggests")
+    contract = _verb(verbs, "contract", "what changed between two contracts", _contract, file=False)
+    contract.add_argument("do_what", choices=["diff"])
+    contract.add_argument("old", help="contract.toml, run's TOML, or snapshot")
+    contract.add_argument("new", help="the same, newer")
     _verb(verbs, "doctor", "is everything here, and does it work?", _doctor, optional=True)
     return parser
 
@@ -113,10 +120,11 @@ def _verb(
 
 def _with_config(verb: Verb) -> Callable[[argparse.Namespace], Answer]:
     def do(arguments: argparse.Namespace) -> Answer:
+        from pipeline.agree import agree
         from pipeline.progress import native_noise_to
         from pipeline.runfile import load
 
-        config = load(arguments.file, overrides=tuple(arguments.set))
+        config = agree(load(arguments.file, overrides=tuple(arguments.set)))
         with native_noise_to(config.root / "logs" / "native.log"):
             return verb(config, arguments)
 
@@ -198,6 +206,27 @@ def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     from pipeline import register, sample
 
     return _facts(sample.sample(config, register.champion(config), rows=arguments.rows, seed=arguments.seed))
+
+
+def _check(arguments: argparse.Namespace) -> Answer:
+    from pipeline.agree import agree
+    from pipeline.check import check, summary
+    from pipeline.runfile import load
+
+    config = agree(load(arguments.contract)) if arguments.contract else None
+    verdicts = []
+    for verdict in check(arguments.paths, config=config):
+        verdicts.append(verdict)
+        print(json.dumps(asdict(verdict)), flush=True)
+    found = summary(verdicts)
+    lines = [", ".join(f"{value:,} {name}" for name, value in found.items() if name != "ok")]
+    return {**found, "exit_code": 0 if found["ok"] else 3}, lines
+
+
+def _contract(arguments: argparse.Namespace) -> Answer:
+    from pipeline.contract import contract_diff
+
+    return contract_diff(arguments.old, arguments.new)
 
 
 def _doctor(arguments: argparse.Namespace) -> Answer:

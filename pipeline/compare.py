@@ -69,7 +69,7 @@ def compare(config: RunConfig, ingested: Ingested) -> Compared:
     """Train or fit every member of `compare.family`, measure them all alike, write table and figure; done once."""
     config = replace(config, objective=Objective())
     with Stage("compare") as stage:
-        key = keys.comparison(config, ingested.key)
+        key = keys.comparison(config, ingested.content)
         directory = config.root / "compare" / config.name / key[:16]
         if (directory / DONE).is_file():
             stage.update("unchanged")

@@ -43,9 +43,22 @@ class Data:
     __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
 
     uri: str
-    """A file, a folder or a glob of CSV, TSV, Parquet or Arrow IPC; or `sklearn:digits`."""
-    format: Literal["auto", "csv", "tsv", "parquet", "ipc"] = "auto"
+    """A file, a folder or a glob, local or of a store (`s3://`, `gs://`, `file://`); a SQLAlchemy URL, with `query`;
+    or `sklearn:digits`."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "ipc", "npy"] = "auto"
     """How to read it; `auto` goes by the file name's suffix."""
+    query: str = ""
+    """SQL that selects the rows; `uri` is then the database's URL, its password left to the driver's environment."""
+    partitioning: Literal["none", "hive"] = "none"
+    """hive: folders named `key=value` are columns."""
+    follow_symlinks: bool = False
+    """Whether links are followed, as long as they stay inside the source's folder."""
+    encoding: str = "utf-8"
+    """Of text; `utf-8`, `utf-16`, `latin-1` or any other that Python knows. A BOM is stripped."""
+    decimal: str = "."
+    """Decimal mark of numbers in text."""
+    time_zone: str = ""
+    """Of timestamps that carry none, such as `Europe/Zurich`; empty: those are refused."""
     delimiter: str = ","
     """Between the cells of a CSV."""
     header: bool = True
@@ -60,6 +73,10 @@ class Data:
     """Whether NaN in a numeric column means missing; if not, it breaks the contract."""
     on_bad_row: Literal["strict", "quarantine"] = "strict"
     """A row that breaks the contract stops the run, or is set aside with the reason."""
+    extra_columns: Literal["ignore", "refuse"] = "ignore"
+    """What to do about columns that nobody declared."""
+    unseen_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.1
+    """Largest share of a column's cells in categories that its contract does not list."""
     quarantine_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.01
     """Largest share of rows that may be set aside before the run stops all the same."""
     validation: Share = 0.1
@@ -67,12 +84,37 @@ class Data:
     test: Share = 0.1
     """Share of rows held out for the figures in the report."""
     part_rows: Positive = 262_144
-    """Rows per Parquet file of the snapshot, the unit of work of `encode`."""
+    """Rows per Parquet file of the snapshot, at most; the unit of work of `encode`."""
+    unit_mb: Positive = 64
+    """Source bytes that one worker takes in at a time; larger files are cut, small ones go together."""
+    max_columns: Positive = 4096
+    """More are refused."""
+    max_cell_bytes: Positive = 1 << 20
+    """A longer text is refused."""
+    max_ratio: Positive = 1000
+    """Most bytes that one compressed byte may become; more is taken for a bomb."""
 
     def __post_init__(self) -> None:
         check(self)
         if len(self.delimiter) != 1:
             raise ValueError(f"delimiter = {self.delimiter!r}: must be one character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """How the work of taking rows in is spread. None of it changes what comes out."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    num_workers: Positive = 2
+    """Threads of this process or, for larger tables, Ray Data actors."""
+    local_mb: Count = 4096
+    """Up to so many source bytes this process does the work itself; beyond, a Ray cluster does."""
+    memory_mb: Annotated[int, Bounds(ge=64)] = 1024
+    """Most memory one worker may use for rows."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,10 +259,11 @@ class RunConfig:
     workspace: str = "workspace"
     """Folder for everything that is written; relative to the current directory."""
     data: Data
-    columns: dict[str, ColumnConfig]
-    """Columns by name; `latentpipe init --data FILE` writes them."""
+    columns: dict[str, ColumnConfig] = field(default_factory=dict)
+    """Columns by name; `latentpipe init --data FILE` writes them. Without any, the dataset's contract.toml has them."""
     model: Network = field(default_factory=Network)
     objective: Objective = field(default_factory=Objective)
+    ingest: Ingest = field(default_factory=Ingest)
     train: Train = field(default_factory=Train)
     encode: Encode = field(default_factory=Encode)
     reduce: Reduce = field(default_factory=Reduce)
@@ -238,8 +281,6 @@ class RunConfig:
             raise ValueError(f"workspace = {self.workspace!r}: must be a local or mounted folder")
         if len(self.role("id")) > 1:
             raise ValueError(f"columns {', '.join(self.role('id'))}: one column at most may have role = 'id'")
-        if not self.role("feature"):
-            raise ValueError("no column has role = 'feature'; `latentpipe init --data FILE` writes them")
         for name in self.role("id", "passthrough"):
             if name in RESERVED:
                 raise ValueError(f"column {name!r}: latents have a column of that name; rename it, or ignore it")

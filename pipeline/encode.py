@@ -6,8 +6,6 @@ reader looks; only facts come back, and the driver publishes all of them at once
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,20 +14,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext
-from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
 
 from pipeline import keys, latents
-from pipeline.cluster import own_error, ray_session
+from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
-from pipeline.errors import DataError, LatentpipeError, from_plain
+from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
+from pipeline.spread import actors
 from pipeline.storage import Part, attempt, opened, publish, standing, verify_rows, write
 from vae import checkpoint
 
@@ -60,14 +55,14 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
     Raises DataError if the data lacks a column of the model's, InfrastructureError if actors cannot be had.
     """
     with Stage("encode") as stage:
-        run_key = keys.latents(config, dataset_key=ingested.key, model_digest=registered.digest)
+        run_key = keys.latents(config, content=ingested.content, model_digest=registered.digest)
         if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
         latent = Codec.load(registered.model).latent
         with attempt(root(config), run_key) as directory:
             output = _output(config, registered, directory, run_key)
-            parts = _encode_all(config, ingested, output, stage)
+            parts = sorted(_encode_all(config, ingested, output, stage), key=lambda part: part.path)
             verify_rows(ingested.rows, parts, root(config))
             manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
             return record(publish(root(config), directory, parts, manifest), new=True)
@@ -115,38 +110,17 @@ def _output(config: RunConfig, registered: Registered, directory: Path, run_key:
 
 
 def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[Part]:
-    units = [{"path": str(path)} for path in Snapshot(Path(ingested.snapshot)).files]
-    workers = min(config.encode.num_workers, len(units))
+    paths = [str(path) for path in Snapshot(Path(ingested.snapshot)).files]
     parts: list[Part] = []
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
-        for facts in _facts(units, output, workers):
+        for _, facts in actors(UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=output.use_gpu):
             parts.append(Part(**facts))
             stage.count(sum(part.rows for part in parts), ingested.rows)
     return parts
 
 
-def _facts(units: list[dict[str, str]], output: Output, workers: int) -> Iterator[dict[str, Any]]:
-    """What each unit's actor says of the file it wrote, as they finish."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    encoded = ray.data.from_items(units, override_num_blocks=len(units)).map(
-        UnitEncoder,
-        fn_constructor_args=(output,),
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=1 if output.use_gpu else None,
-    )
-    try:
-        for answer in encoded.iter_rows():
-            if answer["error"] is not None:
-                raise from_plain(answer["error"])
-            yield json.loads(answer["part"])
-    except (RayError, ExecutionTimeoutError) as error:
-        raise own_error(error, cure="run again; nothing was published") from error
-
-
 class UnitEncoder:
-    """An actor: holds the model, turns one file of rows into one file of latents."""
+    """What an actor does: it holds the model, and turns one file of rows into one file of latents."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -156,12 +130,9 @@ class UnitEncoder:
         """The model, loaded with the first unit: an error in it is then the unit's, and has a name."""
         return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
 
-    def __call__(self, unit: dict[str, str]) -> dict[str, Any]:
-        """Encode one file; answer with the facts of the file written, or with our own error as data."""
-        try:
-            return {"part": json.dumps(asdict(self.encode(Path(unit["path"])))), "error": None}
-        except LatentpipeError as error:
-            return {"part": None, "error": error.to_plain()}
+    def __call__(self, path: str) -> dict[str, Any]:
+        """Encode one file; the facts of the file written."""
+        return asdict(self.encode(Path(path)))
 
     def encode(self, path: Path) -> Part:
         """Read, encode and write the rows of one file, sorted by id."""

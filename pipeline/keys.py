@@ -13,8 +13,16 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 1, "training": 2, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
+CONTRACTS: Final = {"dataset": 2, "training": 2, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
+
+
+FREE: Final = ("uri", "query", "validation", "test", "follow_symlinks", "max_columns", "max_cell_bytes", "max_ratio")
+"""Settings of [data] that decide nothing about what a row becomes."""
+RULES: Final = (
+    *("type", "role", "nullable", "optional", "range", "categories", "levels", "order", "binarise", "secret", "unit"),
+)
+"""Settings of a column that a prepared dataset depends on."""
 
 
 def dataset(config: RunConfig, inputs: Sequence[str]) -> str:
@@ -25,18 +33,18 @@ def dataset(config: RunConfig, inputs: Sequence[str]) -> str:
 def rules(config: RunConfig) -> dict[str, Any]:
     """The settings that decide what a prepared dataset holds."""
     settings = config.to_dict()
-    reading = {key: value for key, value in settings["data"].items() if key not in ("uri", "validation", "test")}
-    typing = {name: {key: it[key] for key in ("type", "role", "nullable")} for name, it in settings["columns"].items()}
+    reading = {key: value for key, value in settings["data"].items() if key not in FREE}
+    typing = {name: {key: it[key] for key in RULES} for name, it in settings["columns"].items()}
     return {"data": reading, "columns": typing}
 
 
-def training(config: RunConfig, dataset_key: str) -> str:
-    """Of a training: dataset, columns, network and settings; not where it runs."""
+def training(config: RunConfig, content: str) -> str:
+    """Of a training: the dataset's content, columns, network and settings; not where it runs."""
     settings = config.to_dict()
     free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
     return _key(
         "training",
-        dataset=dataset_key,
+        dataset=content,
         columns={name: it for name, it in settings["columns"].items() if it["role"] == "feature"},
         model=settings["model"],
         objective=settings["objective"],
@@ -45,14 +53,14 @@ def training(config: RunConfig, dataset_key: str) -> str:
     )
 
 
-def comparison(config: RunConfig, dataset_key: str) -> str:
+def comparison(config: RunConfig, content: str) -> str:
     """Of a comparison: the training it varies, the family and how it is measured."""
-    return _key("comparison", training=training(config, dataset_key), compare=config.to_dict()["compare"])
+    return _key("comparison", training=training(config, content), compare=config.to_dict()["compare"])
 
 
-def latents(config: RunConfig, *, dataset_key: str, model_digest: str) -> str:
-    """Of latent codes: dataset, model, and what is written beside the codes."""
-    return _key("latents", dataset=dataset_key, model=model_digest, reconstruct=config.encode.reconstruct)
+def latents(config: RunConfig, *, content: str, model_digest: str) -> str:
+    """Of latent codes: the dataset's content, the model, and what is written beside the codes."""
+    return _key("latents", dataset=content, model=model_digest, reconstruct=config.encode.reconstruct)
 
 
 def reduced(config: RunConfig, latents_key: str) -> str:

@@ -6,14 +6,15 @@ it can also be sampled. It reconstructs the category with the largest one-hot nu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
 from torch import Generator, Tensor
 
 from pipeline.codec import Codes
-from pipeline.features import EXACT, Features
+from pipeline.features import Features
+from pipeline.transforms import EXACT
 from vae import ppca
 from vae.config import COUNTS, REALS, Column
 from vae.likelihoods import Columns
@@ -60,8 +61,8 @@ def fit(features: Features, values: Tensor, observed: Tensor, *, latent: int) ->
 
 
 def embedded(columns: tuple[Column, ...], values: Tensor, observed: Tensor) -> Tensor:
-    """The encoder's input without the flags of missing cells, float64."""
-    product = Columns(columns)
+    """Numbers and one-hot codes as an encoder is shown them, without the flags of missing cells, float64."""
+    product = Columns([replace(column, periods=(), embedding=0) for column in columns])
     inputs: Tensor = product.embed(values, observed)[:, : sum(product.inputs)].double()
     return inputs
 

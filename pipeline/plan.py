@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline import fitting, keys, snapshots, sources
+from pipeline import fitting, ingest, inventory, keys, snapshots
 from pipeline.config import RunConfig
-from pipeline.ingest import Intake
+from pipeline.intake import Intake
+from pipeline.ledger import Done, Ledger
 from pipeline.progress import Stage
 from vae.config import ModelConfig
 from vae.model import VAE
@@ -56,11 +56,14 @@ class Planned:
 
 def plan(config: RunConfig) -> Planned:
     """Read the source as `ingest` would, and say what each step would do. Raises what `ingest` would raise."""
-    with Stage("plan") as stage:
-        files = sources.files(config.data, workspace=config.root)
-        intake = Intake(config, stage)
-        fitted = fitting.fit(intake.batches(files), config.role("feature"))
-        intake.check(files)
+    with Stage("plan"):
+        entries = inventory.take_stock(config, known=ingest.before(config))
+        intake = Intake(config)
+        shares = [share for share, _ in inventory.shares(entries, numbered=not config.role("id"))]
+        fitted = fitting.fit(intake.identified(intake.batches(shares)), config.role("feature"))
+        Ledger(config, entries, [Done(taken=intake.taken([]))], intake.profile).check(
+            [(len(it), [*it]) for it in intake.repeated]
+        )
         model = ModelConfig(columns=fitted.model_columns(), network=config.model)
         parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
     return Planned(
@@ -68,23 +71,22 @@ def plan(config: RunConfig) -> Planned:
         features=model.features,
         parameters=parameters,
         latent=config.model.latent,
-        source_files=len(files),
-        source_bytes=sum(path.stat().st_size for path in files),
+        source_files=len(entries),
+        source_bytes=sum(entry.file.bytes for entry in entries),
         rows_in=intake.rows_in,
         rows=intake.rows,
         work_units=-(-intake.rows // config.data.part_rows),
         latents_bytes=intake.rows * config.model.latent * 8,
-        **_standing(config, files),
+        **_standing(config, ingest.fingerprint(config, entries)),
     )
 
 
-def _standing(config: RunConfig, files: list[Path]) -> dict[str, str]:
+def _standing(config: RunConfig, key: str) -> dict[str, str]:
     """What is done already."""
-    key = keys.dataset(config, [str(sources.digest(path)["sha256"]) for path in files])
-    known = snapshots.find(config.root / "datasets" / config.name, key)
+    known = snapshots.find(ingest.root(config), key)
     if known is None:
         return {"dataset": "new", "training": "new"}
-    training = keys.training_folder(config, keys.training(config, key))
+    training = keys.training_folder(config, keys.training(config, known.manifest["content"]))
     state = f"done, {training.name}" if (training / "trained.json").exists() else "new"
     begun = state == "new" and (training / "checkpoints").is_dir()
     return {"dataset": f"unchanged, {known.directory}", "training": "resume" if begun else state}

@@ -13,11 +13,15 @@ class Ingested:
     """Directory of the snapshot."""
     key: str
     """Its run key: the same input read the same way, wherever and whenever."""
+    content: str
+    """sha256 over its rows, in order, as files."""
     digest: str
     """sha256 of its manifest."""
     rows_in: int
     rows: int
     quarantined: int
+    notices: tuple[str, ...] = ()
+    """What was noticed and did not stop it."""
     new: bool
     """False if the same input had been ingested before and nothing was written."""
 

@@ -14,6 +14,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -21,7 +22,9 @@ from mlflow.types.schema import Array
 
 from pipeline import tracking
 from pipeline.codec import Codec
+from pipeline.columns import CALENDAR
 from pipeline.config import RunConfig
+from pipeline.doubles import TICKS
 from pipeline.errors import InfrastructureError
 from pipeline.features import Feature, Features
 from pipeline.progress import Stage
@@ -112,8 +115,15 @@ def _check(config: RunConfig, trained: Trained, version: ModelVersion) -> None:
 
 def frame(features: Features, table: pa.Table) -> pd.DataFrame:
     """The model's columns as the DataFrame that its signature asks for."""
-    cells = {feature: table.column(feature.name).to_pylist() for feature in features.columns}
+    cells = {feature: _plain(table.column(feature.name)).to_pylist() for feature in features.columns}
     return pd.DataFrame({it.name: pd.Series(values, dtype=_signed(it)[1]) for it, values in cells.items()})
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As JSON has it: a date or time as text (ISO 8601), a duration in seconds."""
+    if pa.types.is_duration(column.type):
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64()), TICKS)
+    return column.cast(pa.string()) if pa.types.is_temporal(column.type) else column
 
 
 def _signature(features: Features) -> ModelSignature:
@@ -127,7 +137,7 @@ def _signature(features: Features) -> ModelSignature:
 def _signed(feature: Feature) -> tuple[DataType | Array, str]:
     """A column's type in MLflow's signature, and in pandas; what may be missing needs one that holds NaN or None."""
     name = str(feature.scalar)
-    if name == "string":
+    if name == "string" or feature.type in CALENDAR:
         kind, dtype = DataType.string, "object"
     elif name == "bool":
         kind, dtype = DataType.boolean, "object" if feature.nullable else "bool"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,32 +15,50 @@ from pipeline.columns import ColumnConfig
 from pipeline.config import RunConfig, Settings
 from pipeline.errors import ConfigError
 
+T = TypeVar("T")
+
 
 def load(path: str | Path, *, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a run's TOML, apply `a.b=c` overrides, validate. Raises ConfigError naming the key and its cure."""
-    where = str(path)
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("no such file", where, "write one with `latentpipe init --data FILE`") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"not readable as TOML: {error}", where) from None
+    settings = read(path)
     for override in overrides:
         _override(settings, override)
-    return parse(settings, where=where)
+    return parse(settings, where=str(path))
+
+
+def read(path: str | Path) -> Settings:
+    """A TOML's plain values. Raises ConfigError if it cannot be read."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", str(path), "write one with `latentpipe init --data FILE`") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"not readable as TOML: {error}", str(path)) from None
 
 
 def parse(settings: Settings, *, where: str = "config") -> RunConfig:
     """Validate plain values as a RunConfig."""
-    _refuse_unknown(settings, RunConfig, where)
+    return validated(settings, RunConfig, where=where)
+
+
+def validated(settings: Settings, kind: type[T], *, where: str) -> T:
+    """Validate plain values as a settings class. Raises ConfigError naming the key, the reason and what was meant."""
+    _refuse_unknown(settings, kind, where)
+    adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
     try:
-        return TypeAdapter(RunConfig).validate_python(settings)
+        return adapter.validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         got = f" (got {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
         raise ConfigError(f"{key}: {reason}{got}" if key else reason, where) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Slow to make."""
+    return TypeAdapter(kind)
 
 
 def _override(settings: Settings, override: str) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import mlflow.pyfunc
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from mlflow.models import set_model
 
 from pipeline.codec import Codec
+from pipeline.doubles import TICKS
 from pipeline.features import Feature
 from pipeline.schema import cast
 
@@ -33,7 +35,10 @@ class Encoder(mlflow.pyfunc.PythonModel):
 
 def _array(feature: Feature, cells: Any) -> pa.Array:
     """The cells as the column's type. Raises ValueError naming the column and the rule if they do not fit."""
-    typed, broken = cast(pa.array(list(cells), from_pandas=True), feature.arrow, nullable=feature.nullable)
+    plain = pa.array(list(cells), from_pandas=True)
+    if pa.types.is_duration(feature.arrow):  # seconds, which JSON can hold
+        plain = pc.round(pc.multiply(plain, float(TICKS))).cast(pa.int64()).cast(feature.arrow)
+    typed, broken = cast(plain, feature.arrow, nullable=feature.nullable)
     if broken:
         raise ValueError(f"column {feature.name!r}: {', '.join(broken)}")
     return typed

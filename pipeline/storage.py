@@ -29,7 +29,12 @@ from pipeline.errors import CommitConflict, DataError, InfrastructureError
 from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest, next_version
 
 ROW_GROUP_ROWS = 65_536
+GROUP_BYTES = 64 << 20
+TEXT_BYTES = 32
 COMMIT_TRIES = 20
+MAKE_TRIES = 1000
+SECTIONS = {"files": "", "quarantine": "_quarantine", "profile": "_profile"}
+"""Where the files of each of a manifest's lists lie: the data itself, and what readers pass over."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
@@ -44,8 +49,8 @@ class Part:
     rows: int
     bytes: int
     sha256: str
-    id_min: int | str | None = None
-    id_max: int | str | None = None
+    id_min: Any = None
+    id_max: Any = None
 
 
 @contextmanager
@@ -80,16 +85,49 @@ def write(
     low, high = [], []
     with storage_errors(path):
         with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
-            for batch in batches:
-                writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
-                if id_column and len(batch):
-                    extremes = pc.min_max(batch.column(id_column)).as_py()
+            for group in regrouped(batches, group_rows(schema)):
+                writer.write_table(group, row_group_size=len(group))
+                if id_column and len(group):
+                    extremes = pc.min_max(group.column(id_column)).as_py()
                     low.append(extremes["min"])
                     high.append(extremes["max"])
         _sync(path)
         rows = pq.read_metadata(path).num_rows
         ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
         return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
+
+
+def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The same rows in the same order, `rows` at a time, the last time fewer."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows)
+            held, count = table.slice(rows).to_batches(), count - rows
+    if count:
+        yield pa.Table.from_batches(held)
+
+
+def group_rows(schema: pa.Schema) -> int:
+    """Rows of a row group: so many that it takes GROUP_BYTES uncompressed, ROW_GROUP_ROWS at most."""
+    width = sum(_width(field.type) for field in schema)
+    return max(min(ROW_GROUP_ROWS, GROUP_BYTES // max(width, 1)), 1)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a cell; of a text about."""
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    if pa.types.is_struct(kind):
+        return sum(_width(field.type) for field in kind)
+    try:
+        return -(-int(kind.bit_width) // 8)
+    except ValueError:  # no fixed width
+        return TEXT_BYTES
 
 
 @contextmanager
@@ -117,11 +155,12 @@ def standing(root: Path, run_key: str) -> Snapshot | None:
     if known is None:
         return None
     with attempt(root, run_key) as directory:
-        parts = [_linked(known, facts, directory) for key in ("files", "quarantine") for facts in known.manifest[key]]
+        parts = [carried(known, facts, directory) for name in SECTIONS for facts in known.manifest.get(name, ())]
         return publish(root, directory, parts, known.manifest)
 
 
-def _linked(snapshot: Snapshot, facts: Mapping[str, Any], directory: Path) -> Part:
+def carried(snapshot: Snapshot, facts: Mapping[str, Any], directory: Path) -> Part:
+    """A file of an older snapshot as a part of this attempt's, by hard link; `facts` are its manifest's."""
     part = Part(staged=f"{uuid.uuid4().hex}.parquet", **facts)
     with storage_errors(directory):
         os.link(snapshot.directory / part.path, directory / part.staged)
@@ -157,8 +196,7 @@ def _name(snapshot: Snapshot | None) -> str | None:
 
 def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
     """Try the next version; None if somebody else took it in the meantime."""
-    files, aside = _listed(parts, aside=False), _listed(parts, aside=True)
-    facts = {**manifest, "files": files, "quarantine": aside}
+    facts = {**manifest, **{name: [_facts(part) for part in parts if section(part) == name] for name in SECTIONS}}
     (staged / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True))
     for path in (staged / MANIFEST, staged):
         _sync(path)
@@ -173,14 +211,15 @@ def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[s
     return Snapshot(target)
 
 
-def _listed(parts: Sequence[Part], *, aside: bool) -> list[dict[str, Any]]:
-    """The parts as a manifest lists them: the data, or what was set aside under `_quarantine/`."""
-    facts = (asdict(part) for part in sorted(parts, key=lambda part: part.path))
-    return [
-        {name: value for name, value in it.items() if name != "staged"}
-        for it in facts
-        if it["path"].startswith("_") == aside
-    ]
+def section(part: Part) -> str:
+    """Which of a manifest's lists the part belongs to."""
+    folder = part.path.rpartition("/")[0]
+    return next(name for name, below in SECTIONS.items() if below == folder)
+
+
+def _facts(part: Part) -> dict[str, Any]:
+    """The part as a manifest lists it."""
+    return {name: value for name, value in asdict(part).items() if name != "staged"}
 
 
 def _point(root: Path, snapshot: Snapshot) -> None:
@@ -204,17 +243,24 @@ def sha256(path: Path) -> str:
 
 
 def _layout(schema: pa.Schema) -> dict[str, Any]:
-    """Parquet settings: floats as split byte streams, everything else by dictionary, zstd, checksums on each page."""
+    """Parquet settings: floats as split byte streams, whole numbers as differences, texts by dictionary; zstd."""
     leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
-    floats = [path for path, kind in leaves if pa.types.is_float32(kind) or pa.types.is_float64(kind)]
+    encodings = {path: code for path, kind in leaves if (code := _encoding(kind)) is not None}
     return {
         "compression": "zstd",
         "compression_level": 1,
-        "use_byte_stream_split": floats or False,
-        "use_dictionary": [path for path, _ in leaves if path not in floats] or False,
+        "column_encoding": encodings or None,
+        "use_dictionary": [path for path, _ in leaves if path not in encodings] or False,
         "write_page_checksum": True,
         "write_page_index": True,
     }
+
+
+def _encoding(kind: pa.DataType) -> str | None:
+    """Of the numbers of a type in a page; None for a dictionary."""
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        return "BYTE_STREAM_SPLIT"
+    return "DELTA_BINARY_PACKED" if pa.types.is_integer(kind) else None
 
 
 def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
@@ -235,7 +281,7 @@ def _sync(path: Path) -> None:
 
 def _make(directory: Path) -> None:
     """With its parents, which another try that ends may be taking away at this moment."""
-    for _ in range(COMMIT_TRIES):
+    for _ in range(MAKE_TRIES):
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             directory.mkdir()

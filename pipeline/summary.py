@@ -30,6 +30,7 @@ class Summary:
         return [
             f"{config.name}: done in {sum(self.seconds.values()):.1f} s",
             f"rows       {rows.rows_in:,} in = {rows.rows:,} kept + {rows.quarantined:,} quarantined",
+            *(f"notice     {notice}" for notice in rows.notices),
             f"training   best epoch {model.best_epoch} of {model.epochs}, {model.rows_per_s:,.0f} rows/s",
             *_nats(model),
             f"latents    {model.active_units} of {model.latent} dimensions active: {model.verdict}",

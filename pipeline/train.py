@@ -48,7 +48,7 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
     Raises DataError if there is nothing to learn from, InfrastructureError if workers cannot be had or keep dying.
     """
     with Stage("train") as stage:
-        key = keys.training(config, ingested.key)
+        key = keys.training(config, ingested.content)
         directory = keys.training_folder(config, key)
         if (done := finished(directory)) is not None:
             stage.update(f"unchanged, the training {key[:16]} stands")
@@ -75,7 +75,7 @@ def finished(directory: Path) -> Trained | None:
 
 def latest(config: RunConfig, ingested: Ingested) -> Trained:
     """The finished training of this config on this dataset. Raises ConfigError if there is none."""
-    done = finished(keys.training_folder(config, keys.training(config, ingested.key)))
+    done = finished(keys.training_folder(config, keys.training(config, ingested.content)))
     if done is None:
         raise ConfigError("this config was not trained on the newest dataset", cure="run `latentpipe train` first")
     return done
@@ -83,6 +83,8 @@ def latest(config: RunConfig, ingested: Ingested) -> Trained:
 
 def prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
     """Fit the preprocessing on the training rows, check that the job is possible, and describe it."""
+    if not config.role("feature"):
+        raise ConfigError("no column has role = 'feature'", "columns", "`latentpipe init --data FILE` writes them")
     snapshot = Snapshot(Path(ingested.snapshot))
     job = Job(
         directory=str(directory),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from vae.config import Column, ModelConfig, Network
 from vae.model import VAE
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "model.safetensors", "checksums.json"
 
 

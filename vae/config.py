@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_origin, get_type_hints
+from itertools import groupby, pairwise
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-FORBID_EXTRA: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
-"""How pydantic is to validate these dataclasses where one is a parameter of a flow; nothing is imported for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """The range of a number, stated once: enforced by `check` here, and by any pydantic form built on the type."""
-
-    ge: int | float | None = None
-    gt: int | float | None = None
-    le: int | float | None = None
-    lt: int | float | None = None
-
-    def stated(self) -> dict[str, int | float]:
-        """The rules that are set."""
-        return {rule: bound for rule, bound in vars(self).items() if bound is not None}
-
-    def allow(self, value: int | float) -> bool:
-        """Whether a number keeps every rule."""
-        return all(getattr(operator, rule)(value, bound) for rule, bound in self.stated().items())
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {**handler(source), **self.stated()}
-
-    def __str__(self) -> str:
-        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-        return " and ".join(f"{signs[rule]} {bound:g}" for rule, bound in self.stated().items())
-
-
-Positive = Annotated[int, Bounds(ge=1)]
-Count = Annotated[int, Bounds(ge=0)]
-
-
-def check(settings: Any) -> None:
-    """Raise ValueError for the first field of the dataclass `settings` that is out of its Bounds or not a choice."""
-    for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        if get_origin(hint) is not ClassVar:
-            _check_field(name, hint, getattr(settings, name))
-
-
-def _check_field(name: str, hint: Any, value: Any) -> None:
-    if get_origin(hint) in (Union, UnionType):
-        for option in get_args(hint) if value is not None else ():
-            _check_field(name, option, value)
-    elif get_origin(hint) is tuple:
-        for element in value:
-            _check_field(name, get_args(hint)[0], element)
-    elif get_origin(hint) is Annotated:
-        for bounds in get_args(hint)[1:]:
-            if not math.isfinite(value):
-                raise ValueError(f"{name} = {value!r}: must be finite")
-            if not bounds.allow(value):
-                raise ValueError(f"{name} = {value!r}: must be {bounds}")
-    elif get_origin(hint) is Literal and value not in get_args(hint):
-        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(map(repr, get_args(hint)))}")
-
+from vae.bounds import FORBID_EXTRA as FORBID_EXTRA
+from vae.bounds import Bounds as Bounds
+from vae.bounds import Count as Count
+from vae.bounds import Positive as Positive
+from vae.bounds import check as check
 
 RealName = Literal["gaussian", "log_normal", "student_t", "mixture", "joint_mixture"]
 CountName = Literal["poisson", "negative_binomial"]
@@ -75,7 +21,9 @@ LikelihoodName = Literal[RealName, CountName, LevelName, CategoryName]
 """Distributions p(x | z), by the values they are over; each is a class of the same name in `vae.likelihoods`."""
 
 REALS: Final = get_args(RealName)
-"""Over real numbers, standardised: (x - center) / scale; log_normal: (log x - center) / scale."""
+"""Over real numbers, standardised: (x - center) / scale, of log x for log_normal; see also `Column.warp`."""
+WARPED: Final = ("gaussian", "mixture", "joint_mixture")
+"""Reals that may have a warp: sums of Gaussians, whose means under one are known in closed form."""
 COUNTS: Final = get_args(CountName)
 """Over 0, 1, 2, ..., as they are."""
 LEVELS: Final = get_args(LevelName)
@@ -103,8 +51,18 @@ class Column:
     """Height, width and channels of an image, for convolutions; empty: not an image."""
     codes: Count = 0
     """Number of codes or levels; 0 for reals, counts and bernoulli. A categorical's unknown code 0 is included."""
+    warp: Literal["none", "log1p", "knots"] = "none"
+    """What is standardised: x; log(1 + x); or x, and then straight lines through `knots` and `scores`. Reals only."""
+    knots: tuple[float, ...] = ()
+    """Standardised numbers, rising, that the model values `scores` stand for. Warp `knots` only."""
+    scores: tuple[float, ...] = ()
+    """Model values at the knots, rising; beyond the outermost ones the outermost lines go on."""
+    periods: tuple[Annotated[float, Bounds(gt=0)], ...] = ()
+    """Periods, original units, of a time: the encoder is also shown sine and cosine of each. Reals only."""
+    embedding: Count = 0
+    """Width of the vector, learned per code, that the encoder is shown; 0: one-hot. Categorical only."""
     center: float = 0.0
-    """Original value of the model value 0 (log_normal: its logarithm). Reals only."""
+    """Original value of the model value 0 (its logarithm where that is standardised). Reals only."""
     scale: Annotated[float, Bounds(gt=0)] = 1.0
     """Original units in one standardised unit; log p(x) includes the Jacobian -log(scale). Reals only."""
     floor: Annotated[float, Bounds(gt=0)] = 1e-2
@@ -149,9 +107,28 @@ class Column:
             raise ValueError(f"column {self.name!r}: sigma = {self.sigma:g} with likelihood {self.likelihood!r}")
         if self.dynamic and self.likelihood != "bernoulli":
             raise ValueError(f"column {self.name!r}: dynamic with likelihood {self.likelihood!r}")
-        numbers = (self.center, self.low, self.high, *self.means)
+        numbers = (self.center, self.low, self.high, *self.means, *self.knots, *self.scores)
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"column {self.name!r}: a setting is not finite")
+        self._check_input()
+
+    def _check_input(self) -> None:
+        """Raise ValueError for a warp, periods or an embedding that the likelihood cannot honour."""
+        kind = f"with likelihood {self.likelihood!r}"
+        if self.warp != "none" and (self.likelihood not in WARPED or self.sigma):
+            raise ValueError(f"column {self.name!r}: warp = {self.warp!r} {kind}, sigma = {self.sigma:g}")
+        rising = all(a < b for line in (self.knots, self.scores) for a, b in pairwise(line))
+        if not rising or len(self.knots) != len(self.scores) or (self.warp == "knots") != (len(self.knots) > 1):
+            raise ValueError(
+                f"column {self.name!r}: {len(self.knots)} knots, {len(self.scores)} scores with warp = {self.warp!r}: "
+                "as many, rising, at least two, with 'knots' only"
+            )
+        if self.periods and (self.likelihood not in REALS or self.likelihood == "log_normal" or self.warp != "none"):
+            raise ValueError(f"column {self.name!r}: periods {kind}, warp = {self.warp!r}")
+        if self.periods and self.shape:
+            raise ValueError(f"column {self.name!r}: periods with a shape: an image has none")
+        if self.embedding and self.likelihood != "categorical":
+            raise ValueError(f"column {self.name!r}: embedding = {self.embedding} {kind}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Generator, Tensor
 
 from vae.config import COUNTS, REALS, Column
+from vae.likelihoods.warp import Warps
 
 ITERATIONS = 200
 TOLERANCE = 1e-6
@@ -43,12 +44,13 @@ class LatentClass:
     ) -> Float64[Tensor, "batch group"]:
         """log p(x_o, k)."""
         x = torch.where(observed, values, 0.0).double()
-        each = [self._class(group, x, observed) for group in range(len(self.log_weight))]
+        log_unit = self.kinds.warps.log_unit(x)
+        each = [self._class(group, x, observed, log_unit) for group in range(len(self.log_weight))]
         return self.log_weight + torch.stack(each, 1)
 
-    def _class(self, group: int, x: Tensor, observed: Tensor) -> Float64[Tensor, " batch"]:
+    def _class(self, group: int, x: Tensor, observed: Tensor, log_unit: Tensor) -> Float64[Tensor, " batch"]:
         mean, variance = self.mean[group], self.variance[group]
-        normal = -0.5 * ((x - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)) - self.kinds.log_unit(x)
+        normal = -0.5 * ((x - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)) - log_unit
         counts = x.clamp_min(0)
         poisson = counts * mean.clamp_min(1e-9).log() - mean - (counts + 1).lgamma()
         code = torch.where(self.kinds.coded, x, 0.0).long()
@@ -63,12 +65,11 @@ class Kinds:
 
     real: Bool[Tensor, " feature"]
     coded: Bool[Tensor, " feature"]
-    logged: Bool[Tensor, " feature"]
-    scale: Float64[Tensor, " feature"]
-    center: Float64[Tensor, " feature"]
     floor: Float64[Tensor, " feature"]
     codes: Float64[Tensor, " feature"]
     """Number of codes; 0 for reals and counts."""
+    warps: Warps
+    """From standardised units to the data's own; of no meaning for counts and codes."""
 
     @classmethod
     def of(cls, columns: Sequence[Column], device: torch.device) -> Kinds:
@@ -76,17 +77,14 @@ class Kinds:
         owners = [column for column in columns for _ in range(column.width)]
         real = [column.likelihood in REALS for column in owners]
         coded = [column.likelihood not in (*REALS, *COUNTS) for column in owners]
-        logged = [column.likelihood == "log_normal" for column in owners]
         codes = [(it.codes or 2) * code for it, code in zip(owners, coded, strict=True)]
-        numbers = [[it.scale for it in owners], [it.center for it in owners], [it.floor for it in owners], codes]
         return cls(
-            *(torch.tensor(mask, device=device) for mask in (real, coded, logged)),
-            *(torch.tensor(number, device=device, dtype=torch.float64) for number in numbers),
+            real=torch.tensor(real, device=device),
+            coded=torch.tensor(coded, device=device),
+            floor=torch.tensor([it.floor for it in owners], device=device, dtype=torch.float64),
+            codes=torch.tensor(codes, device=device, dtype=torch.float64),
+            warps=Warps(columns, torch.float64).to(device),
         )
-
-    def log_unit(self, x: Float64[Tensor, "batch feature"]) -> Float64[Tensor, "batch feature"]:
-        """Logarithm of the original units in one standardised unit; of no meaning for counts and codes."""
-        return self.scale.log() + torch.where(self.logged, self.center + self.scale * x, 0.0)
 
 
 @torch.no_grad()

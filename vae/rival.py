@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from vae import ppca
 from vae.config import COUNTS, REALS, Column
+from vae.likelihoods.warp import Warps
 from vae.ppca import PPCA
 
 
@@ -52,11 +53,9 @@ class Rival:
 
     def _log_units(self, x: Float64[Tensor, "batch real"]) -> Float64[Tensor, "batch real"]:
         """Logarithm of the original units in one standardised unit, at each value of the reals."""
-        owners = [column for column in self.columns for _ in range(column.width)]
-        real = [column for column, it in zip(owners, self.real.tolist(), strict=True) if it]
-        scale, center = (x.new_tensor([getattr(column, name) for column in real]) for name in ("scale", "center"))
-        logged = torch.tensor([column.likelihood == "log_normal" for column in real], device=x.device)
-        return scale.log() + torch.where(logged, center + scale * x, 0.0)
+        ends = torch.tensor([column.width for column in self.columns]).cumsum(0) - 1
+        real = [column for column, it in zip(self.columns, self.real[ends].tolist(), strict=True) if it]
+        return Warps(real, torch.float64).to(x.device).log_unit(x)
 
 
 @dataclass(frozen=True)

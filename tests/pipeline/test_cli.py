@@ -126,7 +126,7 @@ def test_bad_usage_is_exit_2(shell: Shell) -> None:
 
 BAD: dict[str, tuple[str | None, str]] = {
     "missing file": (None, "small.csv: no such file, folder or match"),
-    "empty file": ("", "small.csv: the file is empty (0 bytes)"),
+    "empty file": ("", "small.csv: no rows"),
     "header only": ("id,height,smoker,city,note\n", "no rows"),
     "all-null column": (
         "id,height,smoker,city,note\n1,,true,Rome,a\n2,,true,Rome,b\n",
@@ -134,7 +134,7 @@ BAD: dict[str, tuple[str | None, str]] = {
     ),
     "duplicate ids": ("id,height,smoker,city,note\n7,1,true,Rome,a\n7,2,true,Rome,b\n", "column 'id' repeats 1 ids: 7"),
     "null id": ("id,height,smoker,city,note\n,1,true,Rome,a\n", "row 0, column 'id': missing"),
-    "wrong type": ("id,height,smoker,city,note\n1,tall,true,Rome,a\n", "row 0, column 'height': not double: 'tall'"),
+    "wrong type": ("id,height,smoker,city,note\n1,tall,true,Rome,a\n", "row 0, column 'height': not float64: 'tall'"),
     "infinite": ("id,height,smoker,city,note\n1,inf,true,Rome,a\n", "row 0, column 'height': not finite: 'inf'"),
     "missing column": (
         "id,smoker,city,note\n1,true,Rome,a\n",
@@ -160,7 +160,7 @@ def test_bad_input_is_exit_3_and_publishes_nothing(shell: Shell, case: str) -> N
     code, _, err = shell("ingest", str(shell.toml))
     assert code == 3
     assert words in err
-    assert str(source) in err or "datasets" in err
+    assert "small.csv: " in err
     assert "Traceback" not in err
     assert [(it.directory, it.digest) for it in snapshots.versions(root)] == before
     assert not list(root.rglob("_attempts"))
@@ -179,10 +179,10 @@ def test_quarantine_sets_rows_aside_up_to_its_limit(shell: Shell) -> None:
     assert (answer["rows_in"], answer["rows"], answer["quarantined"]) == (300, 298, 2)
     rows = pq.read_table(Path(answer["snapshot"]) / "_quarantine").to_pylist()
     assert {(row["rule"], row["column"], row["value"]) for row in rows} == {
-        ("not double", "height", "tall"),
+        ("not float64", "height", "tall"),
         ("wrong number of cells", "", "1008,1"),
     }
-    assert pq.read_table(f"{answer['snapshot']}/part-00000.parquet").num_rows == 128
+    assert pq.read_table(f"{answer['snapshot']}/part-00000-000.parquet").num_rows == 128
     code, _, err = shell("ingest", str(shell.toml), "--set", "data.quarantine_limit=0.001")
     assert code == 3
     assert "2 of 300 rows break the contract (0.7%), first: " in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ GAUSSIAN = {"type": "float64", "likelihood": "gaussian"}
 RULES: list[tuple[dict[str, Any], str]] = [
     ({"type": "decimal"}, "type = 'decimal' is not known: int8..int64, uint8..uint64, float16..float64, bool, string"),
     ({"type": "float32[0]", "likelihood": "gaussian"}, "type = 'float32[0]' is not known"),
-    ({"type": "float64", "role": "id"}, "role = 'id' with type = 'float64': ids are integers or strings"),
+    ({"type": "float64", "role": "id"}, "role = 'id' with type = 'float64': ids are integers, strings or bytes"),
     ({"type": "int64", "role": "id", "nullable": True}, "role = 'id' with nullable = true: an id is never missing"),
     (
         {"type": "int8[4]", "role": "passthrough", "nullable": True},
@@ -54,7 +55,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"type": "bool", "likelihood": "ordinal"}, "likelihood = 'ordinal' with type = 'bool': give the ranks as order"),
     (
         {"type": "string", "likelihood": "ordinal", "order": ("low", "high", "low")},
-        "order = ['low', 'high', 'low']: a rank is named twice",
+        "order = ['low', 'high', 'low']: a value is named twice",
     ),
     (
         {"type": "float64", "likelihood": "student_t", "sigma": 0.5},
@@ -86,6 +87,36 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({**GAUSSIAN, "binarise": "sometimes"}, "binarise = 'sometimes': must be one of 'none', 'static', 'dynamic'"),
     ({**GAUSSIAN, "role": "target"}, "role = 'target': must be one of 'feature', 'id', 'passthrough', 'ignore'"),
     ({"type": "uint8[4]", "likelihood": "gaussian", "shape": (-2, -2)}, "shape = -2: must be >= 1"),
+    ({"type": "binary", "likelihood": "categorical"}, "type = 'binary' with role = 'feature': no likelihood takes it"),
+    (
+        {**GAUSSIAN, "optional": True},
+        "optional = true with nullable = false: the cells of an absent column are missing",
+    ),
+    (
+        {"type": "string", "role": "passthrough", "range": (0, 1)},
+        "range = (0, 1) with type = 'string': only numbers have one",
+    ),
+    ({"type": "date", "role": "passthrough", "levels": 2}, "levels = 2 with type = 'date': only numbers have one"),
+    ({**GAUSSIAN, "range": (1.0,)}, "range = [1.0]: the lowest and the highest number, such as [0, 120]"),
+    ({**GAUSSIAN, "range": (2.0, 1.0)}, "range = [2.0, 1.0]: the lowest and the highest number"),
+    ({**GAUSSIAN, "range": (math.nan, 1.0)}, "range = [nan, 1.0]: the lowest and the highest number"),
+    ({**GAUSSIAN, "range": (math.inf, math.inf)}, "range = [inf, inf]: the lowest and the highest number"),
+    (
+        {**GAUSSIAN, "categories": (1.0,)},
+        "categories with likelihood = 'gaussian': only 'categorical' and 'bernoulli'",
+    ),
+    (
+        {"type": "string", "likelihood": "categorical", "categories": ("a", 1)},
+        "categories = ['a', 1]: 1 is no string",
+    ),
+    ({"type": "int8", "likelihood": "categorical", "categories": (0, 128)}, "categories = [0, 128]: 128 is no int8"),
+    ({"type": "uint8", "likelihood": "categorical", "categories": (-1, 1)}, "categories = [-1, 1]: -1 is no uint8"),
+    ({"type": "int8", "likelihood": "categorical", "categories": (True,)}, "categories = [True]: True is no int8"),
+    ({"type": "int8", "likelihood": "ordinal", "order": (1, 2.5)}, "order = [1, 2.5]: 2.5 is no int8"),
+    (
+        {"type": "string", "likelihood": "categorical", "categories": ("a", "a")},
+        "categories = ['a', 'a']: a value is named twice",
+    ),
 ]
 
 
@@ -105,7 +136,13 @@ def test_a_column_that_cannot_be_is_refused(settings: dict[str, Any], words: str
         *({"type": "uint8[4]", "likelihood": "bernoulli", "levels": 2, "binarise": it} for it in ("static", "dynamic")),
         *({"type": "int64", "likelihood": it} for it in CATEGORIES),
         {"type": "string", "likelihood": "ordinal", "order": ("low", "high")},
-        {"type": "timestamp", "role": "ignore"},
+        {"type": "struct<a: int8>", "role": "ignore"},
+        *({"type": it, "role": "passthrough"} for it in ("binary", "date", "time", "timestamp", "duration")),
+        {"type": "binary", "role": "id"},
+        {"type": "float64", "likelihood": "gaussian", "range": (0, math.inf), "unit": "m"},
+        {"type": "float32", "likelihood": "categorical", "categories": (1, 2.5)},
+        {"type": "int8", "likelihood": "categorical", "categories": (-128, 127), "nullable": True, "optional": True},
+        {"type": "bool", "role": "passthrough", "categories": (True, False), "secret": True},
         {"type": "float32[4]", "role": "passthrough"},
     ],
 )

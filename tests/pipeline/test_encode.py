@@ -76,9 +76,9 @@ def test_a_failing_actor_publishes_nothing(tmp_path: Path) -> None:
     settings = runfile.parse(small_settings(tmp_path))
     ingested = ingest.ingest(settings)
     registered = model_of(settings, tmp_path / "model")
-    damaged = Path(ingested.snapshot) / "part-00001.parquet"
+    damaged = Path(ingested.snapshot) / "part-00000-001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"part-00001\.parquet"):
+    with pytest.raises(DataError, match=r"part-00000-001\.parquet"):
         encode.encode(settings, registered, ingested)
     assert not list((settings.root / "latents").rglob("*.parquet"))
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import LEVELLED, WHOLE, batch, cells, column, family, feature, fitted
 
-from pipeline import features, fitting
+from pipeline import features, fitting, transforms
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features
 from pipeline.schema import arrow_type
@@ -101,7 +101,7 @@ def test_log_normal_holds_what_lies_beyond_float64() -> None:
 @given(st.sampled_from(WHOLE), st.data())
 def test_whole_numbers_come_back_exactly(likelihood: LikelihoodName, data: st.DataObject) -> None:
     """Counts up to 2^24 and levels reach the model as they are, and come back as they were, in their own type."""
-    most = 10 if likelihood in LEVELS else features.EXACT
+    most = 10 if likelihood in LEVELS else transforms.EXACT
     kind = data.draw(st.sampled_from(["int32", "uint32", "int64", "uint64"] + ["float32"] * (likelihood in LEVELS)))
     numbers = data.draw(st.lists(st.none() | st.integers(0, most), min_size=1, max_size=40))
     array, extra = cells(numbers, kind), LEVELLED.get(likelihood, {})

@@ -223,20 +223,22 @@ def coded(rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=LATENTS)
 
 
-def test_floats_are_split_streams_and_the_rest_dictionaries(tmp_path: Path) -> None:
-    """Every float leaf, in vectors and structs too: BYTE_STREAM_SPLIT and no dictionary; zstd and page index on all."""
+def test_every_leaf_has_the_encoding_of_its_type(tmp_path: Path) -> None:
+    """In vectors and structs too: floats BYTE_STREAM_SPLIT, whole numbers as differences, the rest dictionaries."""
     part = storage.write(tmp_path, "part.parquet", [coded(2000)], schema=LATENTS)
     with pq.ParquetFile(tmp_path / part.staged) as file:
         assert file.schema_arrow.equals(LATENTS)
         group = file.metadata.row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     floats = {"mu.list.element", "logvar.list.element", "recon.x", "recon.v.list.element", "a.b"}
-    assert set(columns) == floats | {"id", "recon.city", "model_version", "label"}
+    whole, texts = {"label"}, {"id", "recon.city", "model_version"}
+    assert set(columns) == floats | whole | texts
     for name, column in columns.items():
         assert column.compression == "ZSTD", name
         assert column.has_column_index, name
         assert ("BYTE_STREAM_SPLIT" in column.encodings) == (name in floats), name
-        assert column.has_dictionary_page == (name not in floats), name
+        assert ("DELTA_BINARY_PACKED" in column.encodings) == (name in whole), name
+        assert column.has_dictionary_page == (name in texts), name
 
 
 def test_row_groups_are_bounded(tmp_path: Path) -> None:

@@ -53,13 +53,17 @@ class Bernoulli(Likelihood, name="bernoulli"):
 class Categorical(Likelihood, name="categorical"):
     """Codes 0..K-1 by softmax; code 0 is reserved for categories never seen in training.
 
-    Columns with different numbers of codes lie side by side in one tensor; `owner` says whose each output is.
+    Columns with different numbers of codes lie side by side in one tensor; `owner` says whose each output is. The
+    encoder is shown them one-hot or, of columns with an `embedding`, as a vector per code (Guo and Berkhahn 2016).
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__(columns)
         self.codes = self.constant("codes", torch.tensor([it.codes for it in columns for _ in range(it.width)]))
         self.outputs = self.inputs = int(self.codes.sum())
+        self.vectors = nn.ModuleList(_vectors(column) for column in columns if column.embedding)
+        if self.vectors:
+            self.inputs = sum(column.embedding * column.width for column in columns)
         rates = [torch.tensor(_rates(column)).repeat(column.width) for column in columns]
         self.rates = self.constant("rates", torch.cat(rates))
         self.starts = self.constant("starts", self.codes.cumsum(0) - self.codes)
@@ -67,6 +71,10 @@ class Categorical(Likelihood, name="categorical"):
         self.unknown = self.constant("unknown", torch.zeros(self.outputs).index_fill(0, self.starts, -math.inf))
 
     def embed(self, values: Tensor, observed: Tensor) -> Tensor:
+        """One-hot, or each code's vector."""
+        if self.vectors:
+            codes = zip(self.vectors, values.long().split(self.widths, 1), observed.split(self.widths, 1), strict=True)
+            return torch.cat([(of(code) * there[:, :, None]).flatten(1) for of, code, there in codes], 1)
         hot = torch.zeros(len(values), self.inputs, dtype=values.dtype, device=values.device)
         return hot.scatter(1, values.long() + self.starts, observed.to(values.dtype))
 
@@ -190,6 +198,14 @@ class Ordinal(Likelihood, name="ordinal"):
     def _rank(self, outputs: Tensor, uniform: Tensor) -> Tensor:
         """The smallest k with P(X <= k) >= uniform."""
         return ((self._upward(outputs).sigmoid() < uniform[:, :, None]) * self._own()).sum(2)
+
+
+def _vectors(column: Column) -> nn.Embedding:
+    """A vector per code, about one in size; the unknown code's, which training rows hardly have, begins at zero."""
+    vectors = nn.Embedding(column.codes, column.embedding)
+    with torch.no_grad():
+        vectors.weight[0] = 0.0
+    return vectors
 
 
 def _rates(column: Column) -> tuple[float, ...]:

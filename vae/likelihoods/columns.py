@@ -144,7 +144,7 @@ def _runs(columns: Sequence[Column]) -> list[tuple[Column, list[Column]]]:
     """Neighbours that one block can hold."""
 
     def kind(column: Column) -> tuple[Any, ...]:
-        return column.likelihood, column.group, column.components, column.shape and column.name
+        return column.likelihood, column.group, column.components, column.shape and column.name, column.embedding > 0
 
     runs = [list(run) for _, run in groupby(columns, key=kind)]
     return [(run[0], run) for run in runs]

@@ -6,7 +6,7 @@ Bishop (1994), Mixture Density Networks. Every parameter of every component is a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import torch
@@ -41,8 +41,8 @@ class Mixed(Real, ABC):
         """Log-weights, means and standard deviations of each feature's components, standardised units."""
 
     def mean(self, outputs: Tensor) -> Tensor:
-        log_weight, mean, _ = self.marginals(outputs)
-        return (log_weight.exp() * mean).sum(2)
+        log_weight, mean, scale = self.marginals(outputs)
+        return self.warps.average(log_weight, _each(self.warps.mean, mean, scale))
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         log_weight, mean, scale = (part.double() for part in self.marginals(outputs))
@@ -70,6 +70,11 @@ class Mixed(Real, ABC):
         return below.sum(-1, keepdim=True).clamp_max(self.components - 1)
 
 
+def _each(of: Callable[[Tensor, Tensor], Tensor], mean: Tensor, scale: Tensor) -> Tensor:
+    """A property of each component's normal."""
+    return torch.stack([of(*part) for part in zip(mean.unbind(2), scale.unbind(2), strict=True)], 2)
+
+
 def _residual(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return ((values - mean) / scale).clamp(-RESIDUAL, RESIDUAL)
 
@@ -94,11 +99,14 @@ class Mixture(Mixed, name="mixture"):
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         log_weight, mean, scale = self.marginals(outputs)
         each = log_weight - 0.5 * _residual(values[:, :, None], mean, scale) ** 2 - scale.log() - HALF_LOG_2PI
-        return each.logsumexp(2) - self.unit.log()
+        return each.logsumexp(2) - self.log_unit(values)
 
     def mode(self, outputs: Tensor) -> Tensor:
         """The highest peak that climbing from each component's mean finds (mean shift, Carreira-Perpinan 2000)."""
-        log_weight, mean, scale = (part[:, :, None] for part in self.marginals(outputs))
+        log_weight, mean, scale = self.marginals(outputs)
+        log_weight = log_weight + _each(self.warps.log_mass, mean, scale)
+        mean = _each(self.warps.mode, mean, scale)
+        log_weight, mean, scale = (part[:, :, None] for part in (log_weight, mean, scale))
 
         def density(x: Tensor) -> Tensor:
             return log_weight - 0.5 * _residual(x[..., None], mean, scale) ** 2 - scale.log()
@@ -157,7 +165,7 @@ class JointMixture(Mixed, name="joint_mixture"):
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         up_to = self._joint(outputs, values, observed)
-        return functional.pad(up_to, (1, 0)).diff(dim=1) - self.unit.log()
+        return functional.pad(up_to, (1, 0)).diff(dim=1) - self.log_unit(values)
 
     def mode(self, outputs: Tensor) -> Tensor:
         """The mean of the component whose mean is the most probable of all components' means."""

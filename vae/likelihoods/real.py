@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -14,21 +14,44 @@ from torch import Generator, Tensor, nn
 from vae.config import Column
 from vae.likelihoods.likelihood import RESIDUAL, Likelihood
 from vae.likelihoods.special import betaincinv
+from vae.likelihoods.warp import Warps
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Real(Likelihood, ABC):
-    """A real number, standardised: (x - center) / unit, with a floor below which no standard deviation falls."""
+    """A real number as its warp standardises it, with a floor below which no standard deviation falls."""
 
     def __init__(self, columns: Sequence[Column], *, outputs_per_feature: int = 1) -> None:
         super().__init__(columns, outputs_per_feature=outputs_per_feature)
         self.floor = self.constant("floor", self.spread(column.floor for column in columns))
-        self.unit = self.constant("unit", self.spread(column.scale for column in columns))
-        self.center = self.constant("center", self.spread(column.center for column in columns))
+        self.warps = Warps(columns)
+        self._add_periods(columns)
 
     def units(self, values: Tensor) -> Tensor:
-        return self.center + self.unit * values
+        return self.warps.units(values)
+
+    def log_unit(self, values: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Logarithm of the original units in one standardised unit, at these values: minus the log of the Jacobian."""
+        return self.warps.log_unit(values)
+
+    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
+        """Itself, and behind all features the sine and cosine of those that have periods."""
+        numbers = super().embed(values, observed)
+        if self.inputs == self.features:
+            return numbers
+        angle = 2 * math.pi * (self.phase + self.turns * numbers[:, self.periodic]).frac()
+        waves = torch.where(observed[:, self.periodic], torch.stack([angle.sin(), angle.cos()]), 0.0)
+        return torch.cat([numbers, *waves], 1)
+
+    def _add_periods(self, columns: Sequence[Column]) -> None:
+        """Turns per model value, and at the model value 0, of each feature's periods."""
+        owners = [column for column in columns for _ in range(column.width)]
+        pairs = [(index, column, period) for index, column in enumerate(owners) for period in column.periods]
+        self.periodic = self.constant("periodic", torch.tensor([index for index, _, _ in pairs], dtype=torch.long))
+        self.turns = self.constant("turns", torch.tensor([column.scale / period for _, column, period in pairs]))
+        self.phase = self.constant("phase", torch.tensor([column.center / period % 1 for _, column, period in pairs]))
+        self.inputs += 2 * len(pairs)
 
     def jitter(self, values: Tensor, noise: Tensor) -> Tensor:
         return values + noise
@@ -61,10 +84,6 @@ class Scaled(Real, ABC):
         """(x - m) / s."""
         return ((values - outputs) / self.scale()).clamp(-RESIDUAL, RESIDUAL)
 
-    @abstractmethod
-    def log_unit(self, values: Tensor) -> Tensor:
-        """Logarithm of the original units in one standardised unit, at these values: minus the log of the Jacobian."""
-
 
 def normal(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal noise, of the kind and on the device of another tensor."""
@@ -72,11 +91,17 @@ def normal(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tens
 
 
 class Normal(Scaled, ABC):
-    """Normal in standardised units; what these are in the data's own is what its kinds differ in."""
+    """Normal in standardised units; what these are in the data's own is for the warp to say."""
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         constant = self.scale().log() + self.log_unit(values) + HALF_LOG_2PI
         return -0.5 * self.residual(outputs, values) ** 2 - constant
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.warps.mean(outputs, self.scale().expand_as(outputs))
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return self.warps.mode(outputs, self.scale().expand_as(outputs))
 
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
         return outputs + self.scale() * normal(outputs.shape, outputs, generator)
@@ -98,12 +123,6 @@ class Gaussian(Normal, name="gaussian"):
     tensor([[4.5000]])
     """
 
-    def log_unit(self, values: Tensor) -> Tensor:
-        return self.unit.log()
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        return outputs
-
 
 class LogNormal(Normal, name="log_normal"):
     """Positive numbers whose logarithm is Gaussian: log p(x) = log N(log x; m, s) - log x.
@@ -111,18 +130,6 @@ class LogNormal(Normal, name="log_normal"):
     The value is (log x - center) / unit, so log x and the Jacobian -log(unit) - log x follow from it. The mean
     exp(m + s^2 / 2), the median exp(m) and the mode exp(m - s^2) differ.
     """
-
-    def log_unit(self, values: Tensor) -> Tensor:
-        return self.unit.log() + self.center + self.unit * values.clamp(-RESIDUAL, RESIDUAL)
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        return outputs + 0.5 * self.unit * self.scale() ** 2
-
-    def mode(self, outputs: Tensor) -> Tensor:
-        return outputs - self.unit * self.scale() ** 2
-
-    def units(self, values: Tensor) -> Tensor:
-        return super().units(values).exp()
 
 
 class StudentT(Scaled, name="student_t"):
@@ -139,9 +146,6 @@ class StudentT(Scaled, name="student_t"):
     def freedom(self) -> Float[Tensor, " feature"]:
         """Degrees of freedom v of each feature: 1 + exp(log_excess), between 1.02 and 1,098."""
         return 1 + self.log_excess.clamp(-4, 7).exp()[self.owner]
-
-    def log_unit(self, values: Tensor) -> Tensor:
-        return self.unit.log()
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         v, t = self.freedom(), self.residual(outputs, values)

@@ -68,7 +68,7 @@ def test_a_forgotten_jacobian_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Forgetful(Gaussian):
         def log_unit(self, values: Tensor) -> Tensor:
-            return torch.zeros_like(self.unit)
+            return torch.zeros_like(values)
 
     monkeypatch.setitem(LIKELIHOODS, "gaussian", Forgetful)
     assert total("gaussian", 0) == pytest.approx(2.5)

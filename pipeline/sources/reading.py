@@ -1,0 +1,77 @@
+"""How a file is cut and read, whatever its format. What goes wrong is a DataError that names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Final
+
+import pyarrow as pa
+
+from pipeline.config import Data
+from pipeline.errors import DataError
+from pipeline.sources import arrays, delimited, ipc, jsonlines, parquet
+from pipeline.sources.file import Block, Cut, File, Piece
+from pipeline.sources.formats import check_magic, format_of
+from pipeline.sources.limits import check_cells, check_names, refusals
+
+READERS: Final[Mapping[str, ModuleType]] = {
+    "csv": delimited,
+    "tsv": delimited,
+    "jsonl": jsonlines,
+    "parquet": parquet,
+    "ipc": ipc,
+    "npy": arrays,
+}
+
+
+def names(file: File, data: Data) -> list[str]:
+    """The columns of a file, its partition keys last; of JSON lines, the keys of the first ones. None in an empty file.
+
+    Raises DataError if the file cannot be read, or has the same name twice.
+    """
+    with refusals(file):
+        check_magic(file, data)
+        found: list[str] = READERS[format_of(file, data)].names(file, data)
+    found += [key for key, _ in file.keys]
+    if found:
+        check_names(found, file, data)
+    return found
+
+
+def cut(file: File, data: Data) -> Cut:
+    """The file's digest, and pieces of about `data.unit_mb` with the numbers of their rows.
+
+    There are no pieces if there are no rows. There is one, and its rows are not known, where only reading all of it can
+    tell: of compressed or recoded text, and of CSV with quotes where none should be. Raises DataError if it cannot be
+    read.
+    """
+    with refusals(file):
+        check_magic(file, data)
+        found: Cut = READERS[format_of(file, data)].cut(file, data)
+    return found
+
+
+def blocks(piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None = None) -> Iterator[Block]:
+    """The piece's rows in order and in bounded memory; text as text and the rest in the file's own types.
+
+    With `types`, text may come in these, where a whole block can, and columns that they do not name are left out,
+    unless none of them is there. Raises DataError if the file cannot be read, or has other rows than the piece claims.
+    """
+    file, rows = piece.file, 0
+    keys = dict(file.keys)
+    wanted = types and {name: kind for name, kind in types.items() if name not in keys}
+    with refusals(file):
+        for block in READERS[format_of(file, data)].blocks(piece, data, types=wanted or None):
+            check_cells(block.batch, file, data)
+            rows += len(block)
+            yield Block(_with_keys(block.batch, keys), block.ragged) if keys else block
+    if piece.rows not in (None, rows):
+        raise DataError(f"{rows:,} rows read, {piece.rows:,} expected", file.name, "the file lies about them: mend it")
+
+
+def _with_keys(batch: pa.RecordBatch, keys: Mapping[str, str]) -> pa.RecordBatch:
+    """Each key as a column of text."""
+    for name, value in keys.items():
+        batch = batch.append_column(name, pa.repeat(pa.scalar(value), len(batch)))
+    return batch
