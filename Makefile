@@ -1,10 +1,11 @@
 # make demo    the whole way on real data, nothing but Python 3.11 needed
 # make test    the tests;   make lint   ruff, mypy, import-linter
 # make bench   against pythae, by hand: an environment of its own, under build/
+# make bench-ingest   against DuckDB, polars and pyarrow, by hand
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-ingest clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -20,6 +21,9 @@ lint: .venv/installed-dev
 
 bench: build/bench/installed
 	PYTHONPATH=. build/bench/bin/python tests/bench/vs_pythae.py
+
+bench-ingest: .venv/installed-dev
+	$(BIN)/python tests/bench/ingest/race.py
 
 build/bench/installed: constraints.txt
 	$(PYTHON) -m venv build/bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Final
 
 import numpy as np
@@ -10,9 +11,15 @@ import pyarrow.compute as pc
 
 from pipeline.cells import Broken, Mask, Reading, mask, plain, scalars
 from pipeline.instants import instants
-from pipeline.kinds import is_list, type_name
+from pipeline.kinds import INSTANT, NAIVE, is_list, type_name
 
 AS_IT_IS: Final = Reading()
+BEYOND: Final = "beyond the years 1 to 9999"
+YEARS: Final[dict[pa.DataType, tuple[pa.Scalar, pa.Scalar]]] = {
+    pa.date32(): (pa.scalar(date.min), pa.scalar(date.max)),
+    INSTANT: (pa.scalar(datetime.min, NAIVE).cast(INSTANT), pa.scalar(datetime.max, NAIVE).cast(INSTANT)),
+}
+"""What calendars hold, Python's among them."""
 
 
 def cast(array: pa.Array, kind: pa.DataType, *, nullable: bool, reading: Reading = AS_IT_IS) -> tuple[pa.Array, Broken]:
@@ -23,6 +30,8 @@ def cast(array: pa.Array, kind: pa.DataType, *, nullable: bool, reading: Reading
         typed, broken = instants(array, reading.time_zone)
     else:
         typed, broken = scalars(array, kind, reading)
+    if kind in YEARS:
+        broken[BEYOND] = _beyond(typed, *YEARS[kind])
     if not nullable:
         missing = _missing(typed)
         for rows in broken.values():
@@ -47,6 +56,10 @@ def _missing(typed: pa.Array) -> Mask:
 def by_row(flat: Mask, rows: int) -> Mask:
     """Which rows hold an element for which it is true."""
     return np.asarray(flat.reshape(rows, len(flat) // max(rows, 1)).any(axis=1))
+
+
+def _beyond(typed: pa.Array, first: pa.Scalar, last: pa.Scalar) -> Mask:
+    return mask(pc.or_(pc.less(typed, first), pc.greater(typed, last)))
 
 
 def _vectors(array: pa.Array, kind: pa.DataType, reading: Reading) -> tuple[pa.Array, Broken]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pandas.util import hash_array
 
 from pipeline.intake import SHOWN, repeats
-from pipeline.storage import ROW_GROUP_ROWS, Part, opened
+from pipeline.storage import ROW_GROUP_ROWS, Part, opened, plain_id
 
 BYTES_PER_ID: Final = 128
 """What counting one id takes, about: the hash table's entry and a text of usual length."""
@@ -54,7 +54,7 @@ def count(job: Count) -> tuple[int, list[int | str]]:
     """How many ids come more than once, and the first ten."""
     ids = [array for path in job.paths for array in _ids(Path(path), job)]
     found = repeats(pa.chunked_array(ids))
-    return len(found), sorted(found)[:SHOWN]
+    return len(found), [plain_id(it) for it in sorted(found)[:SHOWN]]
 
 
 def buckets_of(ids: pa.Array, buckets: int) -> Buckets:

@@ -24,11 +24,13 @@ from pipeline.errors import DataError
 from pipeline.profile import SCHEMA, Profile
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.sources import Block, Piece
-from pipeline.storage import Part, write
+from pipeline.storage import Part, plain_id, write
 
 ROW_ID_COLUMN: Final = ColumnConfig(type="int64", role="id")
 SHOWN: Final = 10
 REDACTED: Final = "***"
+RAGGED, NOT_AN_OBJECT = "wrong number of cells", "not an object, or with a key twice"
+"""What a row is that has no columns: in CSV, and in JSON lines."""
 CURE: Final = "mend the data or [columns], declare the token in data.null_tokens, or data.on_bad_row = 'quarantine'"
 QUARANTINE: Final = pa.schema(
     [
@@ -145,7 +147,8 @@ class Intake:
         file, first, config = share.piece.file.name, share.piece.first or 0, self.config
         positions = block.positions(row)
         places = positions + first
-        self._reject([(None, _ragged(file, first + position, text)) for position, text in block.ragged])
+        rule = NOT_AN_OBJECT if sources.format_of(share.piece.file, config.data) == "jsonl" else RAGGED
+        self._reject([(None, _ragged(file, first + position, text, rule)) for position, text in block.ragged])
         batch = block.batch
         if not config.role("id"):
             if config.id_column in batch.schema.names:
@@ -174,7 +177,7 @@ class Intake:
         if self.columns[name].secret:
             return REDACTED
         value = batch.column(name)[int(np.searchsorted(places, row))].as_py()
-        return None if value is None else str(value)[:60]
+        return None if value is None else str(plain_id(value))[:60]
 
     def _reject(self, rejected: list[tuple[str | None, Rejected]]) -> None:
         if rejected and self.config.data.on_bad_row == "strict":
@@ -209,8 +212,8 @@ def _numbered(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[tuple[in
             done, rest = done + len(fitting), rest.slice(len(fitting))
 
 
-def _ragged(file: str, position: int, text: str) -> Rejected:
-    return Rejected(file=file, row=position, column="", rule="wrong number of cells", value=text[:60])
+def _ragged(file: str, position: int, text: str, rule: str) -> Rejected:
+    return Rejected(file=file, row=position, column="", rule=rule, value=text[:60])
 
 
 def describe(it: Rejected) -> str:

@@ -55,7 +55,7 @@ class Unit:
 def take_stock(config: RunConfig, *, known: Snapshot | None) -> list[Entry]:
     """Every file of the source, in the order of names; those listed unchanged in `known` are not read.
 
-    Raises DataError for one that cannot be read, or lacks a column.
+    Raises DataError for one that cannot be read or, if it has rows, lacks a column.
     """
     files = sources.files(config.data, workspace=config.root)
     before = _recognised(known)
@@ -64,7 +64,7 @@ def take_stock(config: RunConfig, *, known: Snapshot | None) -> list[Entry]:
     for _, entry in threads(partial(_entry, config), unread, workers=config.ingest.num_workers):
         entries[entry.file.name] = entry
     stock = [entries[it.name] for it in files]
-    for entry in stock:
+    for entry in (it for it in stock if it.cut.rows != 0):
         check_columns(entry.file, entry.names, config)
     return stock
 
@@ -72,9 +72,11 @@ def take_stock(config: RunConfig, *, known: Snapshot | None) -> list[Entry]:
 def check_columns(file: File, names: Sequence[str], config: RunConfig) -> None:
     """Raise DataError for columns missing, named alike or, where nobody may add any, not declared.
 
-    A JSON line may leave any key out, and a file without rows all of them.
+    A JSON line may leave any key out, and an empty file has none.
     """
-    if names and sources.format_of(file, config.data) != "jsonl":
+    if sources.format_of(file, config.data) == "jsonl":
+        names = [*dict.fromkeys([*names, *config.columns])]
+    if names:
         check_names(names, config.columns, file=file.name, extra=config.data.extra_columns)
 
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 from pipeline import keys
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
-from pipeline.intake import SHOWN, Taken
+from pipeline.intake import REDACTED, SHOWN, Taken
 from pipeline.inventory import Entry
 from pipeline.profile import Profile
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.storage import SECTIONS, Part, carried, opened, section
+from pipeline.survey import EXACT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,14 @@ class Ledger:
     def check(self, repeated: Sequence[tuple[int, Sequence[Any]]]) -> None:
         """The rules that only the whole table can break. `repeated`: how many ids come twice, and the first of them."""
         where = self._where()
+        self._check_quarantine(where)
         if self.rows == 0:
-            raise DataError(f"no rows ({self.rows_in:,} set aside)", where, "check the file and [columns]")
+            aside = f": all {self.rows_in:,} were set aside" if self.rows_in else ""
+            raise DataError(f"no rows{aside}", where, "check data.uri and [columns]")
         for name in self.config.role("feature"):
             if not self.profile.observed(name):
                 raise DataError(f"column {name!r} holds no value at all", where, "set its role to 'ignore'")
         self._check_ids(repeated, where)
-        self._check_quarantine(where)
         self._check_unseen(where)
 
     def manifest(self) -> dict[str, Any]:
@@ -106,11 +108,13 @@ class Ledger:
         if empty := [entry.file.name for entry in self.entries if entry.cut.rows == 0]:
             yield f"{len(empty):,} files without rows: {_some(empty)}"
         if extra := sorted({name for entry in self.entries for name in entry.names} - {*self.config.columns}):
-            yield f"columns that nobody declared, ignored: {_some(extra)}"
+            yield f"columns that nobody declared, ignored: {_some([repr(it) for it in extra])}"
         for name in self.config.role("feature"):
             column = self.profile.columns[name]
-            if column.low is not None and column.low == column.high:
+            if len(column.counts or ()) == 1 or (column.low is not None and column.low == column.high):
                 yield f"column {name!r} is constant"
+            if isinstance(column.low, int) and max(-column.low, column.high) > EXACT:
+                yield f"column {name!r}: numbers beyond {EXACT:,} are rounded for the model, which has 24 bits"
         for name, counts in self._unseen().items():
             yield f"column {name!r}: {sum(counts.values()):,} cells in categories new to its contract: {_some(counts)}"
 
@@ -123,11 +127,11 @@ class Ledger:
 
     def _check_ids(self, repeated: Sequence[tuple[int, Sequence[Any]]], where: str) -> None:
         if count := sum(number for number, _ in repeated):
-            some = sorted(name for _, names in repeated for name in names)
+            some = sorted(name for _, names in repeated for name in names)[:SHOWN]
+            secret = any(it.secret for it in self.config.role("id").values())
+            told = REDACTED if secret else ", ".join(map(str, some))
             raise DataError(
-                f"column {self.config.id_column!r} repeats {count:,} ids: {', '.join(map(str, some[:SHOWN]))}",
-                where,
-                "ids must be unique",
+                f"column {self.config.id_column!r} repeats {count:,} ids: {told}", where, "ids must be unique"
             )
 
     def _check_quarantine(self, where: str) -> None:

@@ -68,6 +68,8 @@ class Column:
             present, self.counts = present.flatten().drop_null(), None
         if not len(present):
             return
+        if pa.types.is_float16(present.type):
+            present = present.cast(pa.float32())  # Arrow counts no float16
         if _counted(present.type):
             self._count(present)
         if _numeric(present.type):

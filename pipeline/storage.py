@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest,
 ROW_GROUP_ROWS = 65_536
 GROUP_BYTES = 64 << 20
 TEXT_BYTES = 32
+GLANCE_ROWS = 4096
 COMMIT_TRIES = 20
 MAKE_TRIES = 1000
 SECTIONS = {"files": "", "quarantine": "_quarantine", "profile": "_profile"}
@@ -84,17 +86,24 @@ def write(
     path = directory / staged
     low, high = [], []
     with storage_errors(path):
-        with pq.ParquetWriter(path, schema, **_layout(schema)) as writer:
-            for group in regrouped(batches, group_rows(schema)):
+        groups = regrouped(batches, group_rows(schema))
+        head = next(groups, schema.empty_table())
+        with pq.ParquetWriter(path, schema, **_layout(schema, head)) as writer:
+            for group in chain([head] if len(head) else [], groups):
                 writer.write_table(group, row_group_size=len(group))
-                if id_column and len(group):
+                if id_column:
                     extremes = pc.min_max(group.column(id_column)).as_py()
-                    low.append(extremes["min"])
-                    high.append(extremes["max"])
+                    low.append(plain_id(extremes["min"]))
+                    high.append(plain_id(extremes["max"]))
         _sync(path)
         rows = pq.read_metadata(path).num_rows
         ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
         return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
+
+
+def plain_id(value: Any) -> Any:
+    """An id as JSON can say it; bytes as their hexadecimal digits, which sort as they do."""
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -242,18 +251,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _layout(schema: pa.Schema) -> dict[str, Any]:
-    """Parquet settings: floats as split byte streams, whole numbers as differences, texts by dictionary; zstd."""
+def _layout(schema: pa.Schema, head: pa.Table) -> dict[str, Any]:
+    """Parquet settings: floats as split byte streams, whole numbers as differences, texts that repeat by dictionary."""
     leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
     encodings = {path: code for path, kind in leaves if (code := _encoding(kind)) is not None}
     return {
         "compression": "zstd",
         "compression_level": 1,
         "column_encoding": encodings or None,
-        "use_dictionary": [path for path, _ in leaves if path not in encodings] or False,
+        "use_dictionary": [path for path, _ in leaves if path not in encodings and _repeats(head, path)] or False,
         "write_page_checksum": True,
         "write_page_index": True,
     }
+
+
+def _repeats(head: pa.Table, name: str) -> bool:
+    """Whether the column's first cells are worth a dictionary: half of them are there already."""
+    if name not in head.schema.names or not len(head):
+        return True
+    glance = head.column(name)[:GLANCE_ROWS]
+    return 2 * int(pc.count_distinct(glance).as_py()) <= len(glance)
 
 
 def _encoding(kind: pa.DataType) -> str | None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from math import prod
+from tokenize import TokenError
 from typing import IO, Any, Final
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipExtFile, ZipFile, ZipInfo
 
@@ -20,10 +21,9 @@ from numpy.lib import format as npy
 
 from pipeline.config import Data
 from pipeline.errors import DataError
-from pipeline.sources.digest import Digest
+from pipeline.sources.digest import digested
 from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.limits import check_names, check_ratio
-from pipeline.sources.stores import opened
 
 COLUMN: Final = "values"
 SUFFIX: Final = ".npy"
@@ -76,30 +76,30 @@ class Array:
         return np.frombuffer(found, self.dtype)
 
 
-def names(file: File, data: Data) -> list[str]:
+def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
     """The arrays."""
-    with _arrays(file, data) as (arrays, _):
+    with _arrays(source, file, data) as arrays:
         return [it.name for it in arrays]
 
 
-def cut(file: File, data: Data) -> Cut:
+def cut(source: pa.NativeFile, file: File, data: Data) -> Cut:
     """Pieces of about `data.unit_mb`; an archive is one."""
-    with _arrays(file, data) as (arrays, source), Digest() as digest:
-        sha256 = digest.rest(source).hex()
+    with _arrays(source, file, data) as arrays:
         rows, alone = arrays[0].shape[0], arrays[0].content is source
     step = max(1, (data.unit_mb << 20) * rows // file.bytes) if alone else max(1, rows)
-    each = file.bytes / max(1, rows)
-    counts = [(start, min(step, rows - start)) for start in range(0, rows, step)]
-    pieces = [
-        Piece(file=file, start=start, stop=start + count, first=start, rows=count, bytes=round(count * each))
-        for start, count in counts
-    ]
-    return Cut(sha256=sha256, rows=rows, pieces=tuple(pieces))
+    pieces = []
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        share = file.bytes * count // rows
+        pieces.append(Piece(file=file, start=start, stop=start + count, first=start, rows=count, bytes=share))
+    return Cut(sha256=digested(source), rows=rows, pieces=tuple(pieces))
 
 
-def blocks(piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None = None) -> Iterator[Block]:
+def blocks(
+    source: pa.NativeFile, piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None
+) -> Iterator[Block]:
     """The rows of a piece; with `types`, only the arrays that these name."""
-    with _arrays(piece.file, data) as (arrays, _):
+    with _arrays(source, piece.file, data) as arrays:
         wanted = [it for it in arrays if types is None or it.name in types] or arrays
         stop = arrays[0].shape[0] if piece.stop is None else piece.stop
         step = max(1, BLOCK_BYTES * arrays[0].shape[0] // max(1, sum(it.bytes for it in wanted)))
@@ -109,24 +109,25 @@ def blocks(piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None 
 
 
 @contextmanager
-def _arrays(file: File, data: Data) -> Iterator[tuple[list[Array], pa.NativeFile]]:
-    """The arrays of a file, of one length, and the file. Raises DataError for what is not a column."""
+def _arrays(source: pa.NativeFile, file: File, data: Data) -> Iterator[list[Array]]:
+    """The arrays of an open file, of one length. Raises DataError for what is not a column."""
+    source.seek(0)
     with ExitStack() as stack:
-        source = stack.enter_context(opened(file))
         if source.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             source.seek(0)
             arrays = [_array(COLUMN, source, file)]
         else:
             archive = stack.enter_context(ZipFile(source))
-            check_names([_name(it, file) for it in archive.infolist()], file, data)
-            members = [(_name(it, file), stack.enter_context(archive.open(it))) for it in archive.infolist()]
-            arrays = [_array(name, content, file) for name, content in members]
+            names = [_name(it, file) for it in archive.infolist()]
+            check_names(names, file, data)
+            members = [stack.enter_context(archive.open(it)) for it in archive.infolist()]
+            arrays = [_array(name, member, file) for name, member in zip(names, members, strict=True)]
         check_ratio(sum(it.bytes for it in arrays), file, data)
         for it in arrays:
             if it.shape[0] != arrays[0].shape[0]:
                 lengths = f"{arrays[0].shape[0]:,} and {it.shape[0]:,} rows"
                 raise DataError(f"arrays {arrays[0].name!r} and {it.name!r} have {lengths}", file.name, "mend the file")
-        yield [_seekable(it) for it in arrays], source
+        yield [_seekable(it) for it in arrays]
 
 
 def _name(member: ZipInfo, file: File) -> str:
@@ -138,9 +139,12 @@ def _name(member: ZipInfo, file: File) -> str:
 
 def _array(name: str, content: IO[bytes], file: File) -> Array:
     """Reads the header alone."""
-    version = npy.read_magic(content)
-    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_column, dtype = header(content)
+    try:
+        version = npy.read_magic(content)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, by_column, dtype = header(content)
+    except (ValueError, TypeError, SyntaxError, TokenError) as error:
+        raise DataError(f"array {name!r} has a broken header", file.name, "save it again") from error
     if dtype.hasobject or dtype.kind not in KINDS:
         reason = f"array {name!r} holds {'Python objects' if dtype.hasobject else dtype.name}, which are never read"
         raise DataError(reason, file.name, "save it as numbers, booleans or text")

@@ -14,7 +14,6 @@ from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.formats import format_of
 from pipeline.sources.limits import check_names
 from pipeline.sources.parser import Parser
-from pipeline.sources.stores import opened
 from pipeline.sources.text import Slice, Text, text
 from pipeline.sources.windows import Windows
 from pipeline.sources.windows import cut as cut_text
@@ -22,33 +21,32 @@ from pipeline.sources.windows import cut as cut_text
 HEAD_BYTES: Final = 64 << 10
 
 
-def names(file: File, data: Data) -> list[str]:
+def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
     """The columns that the header names, or the settings do; none if the file is empty."""
-    with opened(file) as source:
-        return _header(text(source, file, data), data, _delimiter(file, data))[0]
+    return _header(text(source, file, data), data, _delimiter(file, data))[0]
 
 
-def cut(file: File, data: Data) -> Cut:
+def cut(source: pa.NativeFile, file: File, data: Data) -> Cut:
     """Pieces of about `data.unit_mb`; one if it is packed or recoded."""
-    return cut_text(file, data, delimiter=_delimiter(file, data), header=data.header)
+    return cut_text(source, file, data, delimiter=_delimiter(file, data), header=data.header)
 
 
-def blocks(piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None = None) -> Iterator[Block]:
+def blocks(
+    source: pa.NativeFile, piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None
+) -> Iterator[Block]:
     """The rows of a piece: text, or of the types that are wanted where a window's cells all are."""
-    delimiter, rows = _delimiter(piece.file, data), 0
-    with opened(piece.file) as source:
-        rest = text(source, piece.file, data)
-        columns, length = _header(rest, data, delimiter)
-        if not columns:
-            return
-        rest.advance(length)
-        if piece.stop is not None:
-            rest = Slice(source, piece.file, start=max(piece.start, rest.at), stop=piece.stop)
-        parser = Parser(columns, data, delimiter=delimiter, types=types)
-        for window, found in Windows(text=rest, data=data, delimiter=delimiter).all():
-            block = parser.parsed(window, first=rows, padded=found.padded)
-            rows += len(block)
-            yield block
+    delimiter, rest, rows = _delimiter(piece.file, data), text(source, piece.file, data), 0
+    columns, length = _header(rest, data, delimiter)
+    if not columns:
+        return
+    rest.advance(length)
+    if piece.stop is not None:
+        rest = Slice(source, piece.file, start=max(piece.start, rest.at), stop=piece.stop)
+    parser = Parser(columns, data, delimiter=delimiter, types=types)
+    for window, found in Windows(text=rest, data=data, delimiter=delimiter).all():
+        block = parser.parsed(window, first=rows, padded=found.padded)
+        rows += len(block)
+        yield block
 
 
 def _delimiter(file: File, data: Data) -> str:

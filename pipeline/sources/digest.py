@@ -46,3 +46,9 @@ class Digest:
     def _wait(self) -> None:
         if self._pending is not None:
             self._pending.result()
+
+
+def digested(source: pa.NativeFile) -> str:
+    """The sha256 of an open file."""
+    with Digest() as digest:
+        return digest.rest(source).hex()

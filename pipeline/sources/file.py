@@ -65,4 +65,5 @@ class Block:
 
     def positions(self, first: int) -> npt.NDArray[np.int64]:
         """Where the batch's rows stand, if the block begins at row `first`."""
-        return np.setdiff1d(np.arange(first, first + len(self)), [row for row, _ in self.ragged])
+        everyone = np.arange(first, first + len(self))
+        return np.setdiff1d(everyone, [row for row, _ in self.ragged]) if self.ragged else everyone

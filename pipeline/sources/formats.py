@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
+import pyarrow as pa
+
 from pipeline.config import Data
 from pipeline.errors import DataError
 from pipeline.sources.file import File
-from pipeline.sources.stores import opened
 from pipeline.sources.text import COMPRESSED, compression, is_plain
 
 FORMATS: Final = {
@@ -68,10 +69,9 @@ def format_of(file: File, data: Data) -> str:
     return FORMATS[suffixes[-1]]
 
 
-def check_magic(file: File, data: Data) -> None:
-    """Raise DataError for a file that is evidently of another format than it is read as."""
-    with opened(file) as source:
-        head = source.read_at(HEAD_BYTES, 0)
+def check_magic(source: pa.NativeFile, file: File, data: Data) -> None:
+    """Raise DataError for an open file that is evidently of another format than it is read as."""
+    head = source.read_at(HEAD_BYTES, 0)
     found = next((name for magic, name in MAGICS.items() if re.match(magic, head, re.DOTALL)), None)
     read_as = format_of(file, data)
     expected = NAMES[read_as]

@@ -9,81 +9,59 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from pipeline.config import Data
-from pipeline.sources.digest import Digest
+from pipeline.sources.digest import digested
 from pipeline.sources.file import Block, Cut, File, Piece
+from pipeline.sources.grouping import grouped
 from pipeline.sources.limits import check_names
-from pipeline.sources.stores import opened
 
 MAGIC: Final = b"ARROW1"
 BATCH_ROWS: Final = 65_536
-Types = Mapping[str, pa.DataType]
 
 
-def names(file: File, data: Data) -> list[str]:
+def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
     """The columns."""
-    with opened(file) as source:
-        found: list[str] = _schema(source, file, data).names
+    found: list[str] = _reader(source, []).schema.names
+    check_names(found, file, data)
     return found
 
 
-def cut(file: File, data: Data) -> Cut:
+def cut(source: pa.NativeFile, file: File, data: Data) -> Cut:
     """Pieces of whole batches, of about `data.unit_mb`; a stream is one piece."""
-    with opened(file) as source, Digest() as digest:
-        _schema(source, file, data)
-        rows = _rows(source)
-        sha256 = digest.rest(source).hex()
+    names(source, file, data)
+    rows = _rows(source)
     if rows is None:
-        return Cut(sha256=sha256, rows=None, pieces=(Piece(file=file, bytes=file.bytes),))
-    each = file.bytes / max(1, len(rows))
-    step = max(1, round((data.unit_mb << 20) / max(1.0, each)))
-    pieces = [
-        Piece(
-            file=file,
-            start=start,
-            stop=start + step,
-            first=sum(rows[:start]),
-            rows=sum(rows[start : start + step]),
-            bytes=round(each * len(rows[start : start + step])),
-        )
-        for start in range(0, len(rows), step)
-    ]
-    return Cut(sha256=sha256, rows=sum(rows), pieces=tuple(it for it in pieces if it.rows))
+        return Cut(sha256=digested(source), rows=None, pieces=(Piece(file=file, bytes=file.bytes),))
+    pieces = grouped(file, [(it, file.bytes / len(rows)) for it in rows], data)
+    return Cut(sha256=digested(source), rows=sum(rows), pieces=pieces)
 
 
-def blocks(piece: Piece, data: Data, *, types: Types | None = None) -> Iterator[Block]:
+def blocks(
+    source: pa.NativeFile, piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None
+) -> Iterator[Block]:
     """The rows of a piece, in the file's own types; with `types`, only the columns that these name."""
-    with opened(piece.file) as source:
-        schema = _schema(source, piece.file, data)
-        wanted = [at for at, name in enumerate(schema.names) if types is None or name in types]
-        for batch in _batches(source, piece, wanted):
-            batch.validate(full=True)
-            for start in range(0, len(batch), BATCH_ROWS):
-                yield Block(batch.slice(start, BATCH_ROWS))
+    columns = enumerate(names(source, piece.file, data))
+    wanted = [at for at, name in columns if types is None or name in types]
+    for batch in _batches(_reader(source, wanted), piece):
+        batch.validate(full=True)
+        for start in range(0, len(batch), BATCH_ROWS):
+            yield Block(batch.slice(start, BATCH_ROWS))
 
 
-def _batches(source: pa.NativeFile, piece: Piece, columns: list[int]) -> Iterator[pa.RecordBatch]:
-    reader = _reader(source, columns)
+def _batches(reader: Any, piece: Piece) -> Iterator[pa.RecordBatch]:
     if not isinstance(reader, ipc.RecordBatchFileReader):
         yield from reader
         return
-    stop = reader.num_record_batches if piece.stop is None else min(piece.stop, reader.num_record_batches)
-    for number in range(piece.start, stop):
+    for number in range(piece.start, reader.num_record_batches if piece.stop is None else piece.stop):
         yield reader.get_batch(number)
 
 
 def _reader(source: pa.NativeFile, columns: list[int]) -> Any:
-    """Of some columns; of all, if none is named."""
+    """Of a file or a stream; of some columns or, if none is named, of all."""
     source.seek(0)
     options = ipc.IpcReadOptions(included_fields=columns, use_threads=False)
     is_file = source.read(len(MAGIC)) == MAGIC
     source.seek(0)
     return ipc.open_file(source, options=options) if is_file else ipc.open_stream(source, options=options)
-
-
-def _schema(source: pa.NativeFile, file: File, data: Data) -> pa.Schema:
-    schema = _reader(source, []).schema
-    check_names(schema.names, file, data)
-    return schema
 
 
 def _rows(source: pa.NativeFile) -> list[int] | None:

@@ -7,12 +7,12 @@ What is no object, or names a key twice, is set aside like a ragged row.
 
 from __future__ import annotations
 
-import json as json_
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
-from pyarrow import json
+from pyarrow import json as arrow_json
 
 from pipeline.config import Data
 from pipeline.kinds import is_list
@@ -21,7 +21,6 @@ from pipeline.sources.file import Block, File, Piece
 from pipeline.sources.limits import check_names
 from pipeline.sources.parser import SHOWN, converts_alike
 from pipeline.sources.quoting import Scan
-from pipeline.sources.stores import opened
 from pipeline.sources.text import Slice, text
 from pipeline.sources.windows import Windows, cut
 
@@ -37,30 +36,25 @@ class _Number(str):
     __slots__ = ()
 
 
-def names(file: File, data: Data) -> list[str]:
+def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
     """The keys of the first lines."""
-    with opened(file) as source:
-        seen, found = Windows(text=text(source, file, data), data=data).first(HEAD_BYTES)
-        head = _by_line(seen.slice(0, found.end), None, 0)
-    found_names: list[str] = head.batch.schema.names
-    if len(head.batch):
-        check_names(found_names, file, data)
-    return found_names
+    seen, found = Windows(text=text(source, file, data), data=data).first(HEAD_BYTES)
+    head = _by_line(seen.slice(0, found.end), None, 0)
+    keys: list[str] = head.batch.schema.names
+    return keys
 
 
-def blocks(piece: Piece, data: Data, *, types: Types | None = None) -> Iterator[Block]:
+def blocks(source: pa.NativeFile, piece: Piece, data: Data, *, types: Types | None) -> Iterator[Block]:
     """The rows of a piece. Without `types`, the columns are the keys of the window's lines."""
-    rows = 0
-    with opened(piece.file) as source:
-        rest = text(source, piece.file, data)
-        if piece.stop is not None:
-            rest = Slice(source, piece.file, start=max(piece.start, rest.at), stop=piece.stop)
-        for window, found in Windows(text=rest, data=data).all():
-            block = (_at_once(window, types, found) if types else None) or _by_line(window, types, rows)
-            if types is None and len(block.batch):
-                check_names(block.batch.schema.names, piece.file, data)
-            rows += len(block)
-            yield block
+    rest, rows = text(source, piece.file, data), 0
+    if piece.stop is not None:
+        rest = Slice(source, piece.file, start=max(piece.start, rest.at), stop=piece.stop)
+    for window, found in Windows(text=rest, data=data).all():
+        block = (_at_once(window, types, found) if types else None) or _by_line(window, types, rows)
+        if types is None and found.rows > len(block.ragged):
+            check_names(block.batch.schema.names, piece.file, data)
+        rows += len(block)
+        yield block
 
 
 def _at_once(window: pa.Buffer, types: Types, found: Scan) -> Block | None:
@@ -68,10 +62,12 @@ def _at_once(window: pa.Buffer, types: Types, found: Scan) -> Block | None:
     if not _is_object_a_line(found):
         return None
     schema = pa.schema([(name, _readable(kind)) for name, kind in types.items()])
-    read = json.ReadOptions(use_threads=False, block_size=window.size + 1)
-    parse = json.ParseOptions(explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="ignore")
+    read = arrow_json.ReadOptions(use_threads=False, block_size=window.size + 1)
+    parse = arrow_json.ParseOptions(
+        explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="ignore"
+    )
     try:
-        batches = json.read_json(pa.BufferReader(window), read, parse).to_batches()
+        batches = arrow_json.read_json(pa.BufferReader(window), read, parse).to_batches()
     except pa.ArrowInvalid:
         return None
     return Block(batches[0]) if len(batches) == 1 and len(batches[0]) == found.rows else None
@@ -110,14 +106,14 @@ def _by_line(window: pa.Buffer, types: Types | None, first: int) -> Block:
 
 def _row(line: str) -> dict[str, Any]:
     """Its cells: null, text, or flat lists. Raises ValueError or RecursionError for what is no object."""
-    row = json_.loads(
+    row = json.loads(
         line, parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_unambiguous
     )
     if not isinstance(row, dict):
         raise ValueError("not an object")
     if "\\u" in line:
         _shown(row).encode()  # half a surrogate pair is no text
-    return {key: cell if cell is None or _is_flat(cell) else _plain(cell) for key, cell in row.items()}
+    return {key: cell if isinstance(cell, str) or _is_flat(cell) else _plain(cell) for key, cell in row.items()}
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,8 +135,8 @@ def _column(cells: list[Any], kind: pa.DataType | None) -> pa.Array:
         vectors = is_list(kind)
     if not vectors:
         return pa.array([_shown(it) if isinstance(it, list) else it for it in cells], pa.string())
-    too_many = getattr(kind, "list_size", 0) + 1
-    lists = [[_plain(it) for it in cell] if isinstance(cell, list) else cell and [cell] * too_many for cell in cells]
+    wrong = 2 if getattr(kind, "list_size", 0) == 1 else 1  # the length of what stands for a cell that is no list
+    lists = [[_plain(it) for it in cell] if isinstance(cell, list) else cell and [cell] * wrong for cell in cells]
     return pa.array(lists, pa.list_(pa.string()))
 
 
@@ -157,4 +153,4 @@ def _shown(cell: Any) -> str:
         return "{" + ", ".join(f"{_shown(key)}: {_shown(it)}" for key, it in cell.items()) + "}"
     if isinstance(cell, list):
         return "[" + ", ".join(map(_shown, cell)) + "]"
-    return json_.dumps(cell, ensure_ascii=False)
+    return json.dumps(cell, ensure_ascii=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from tokenize import TokenError
 from typing import Final
 from zipfile import BadZipFile
 
@@ -14,25 +14,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import Data
-from pipeline.errors import DataError
+from pipeline.errors import DataError, InfrastructureError
 from pipeline.sources.file import File
 
 SMALL: Final = 64 << 20
 """Bytes, or rows, that are never too many."""
 FAILURES: Final = (
     *(pa.ArrowException, OSError, ValueError, EOFError, MemoryError, OverflowError, NotImplementedError),
-    *(zlib.error, BadZipFile, TokenError),
+    *(zlib.error, BadZipFile),
 )
 """What pyarrow, numpy and zipfile raise on bytes that are not what they seem."""
+REMOTE: Final = "://"
+SERVERS: Final = re.compile(r"AWS Error|google::cloud::Status|Azure", re.IGNORECASE)
 
 
 @contextmanager
 def refusals(file: File) -> Iterator[None]:
-    """Turn what a reader throws into DataError, naming the file and the reason on one line."""
+    """Turn what a reader throws into DataError, naming the file and the reason on one line.
+
+    What a store's server is to blame for becomes InfrastructureError.
+    """
     try:
         yield
     except FAILURES as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":. ")
+        if REMOTE in file.uri and SERVERS.search(reason):
+            cure = "check the network, then run again"
+            raise InfrastructureError(f"the store does not answer: {reason}", file.name, cure) from error
         raise DataError(f"cannot be read: {reason}", file.name, "check data.format and the file") from error
 
 

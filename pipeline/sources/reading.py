@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Final
 
@@ -14,6 +15,7 @@ from pipeline.sources import arrays, delimited, ipc, jsonlines, parquet
 from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.formats import check_magic, format_of
 from pipeline.sources.limits import check_cells, check_names, refusals
+from pipeline.sources.stores import opened
 
 READERS: Final[Mapping[str, ModuleType]] = {
     "csv": delimited,
@@ -23,6 +25,7 @@ READERS: Final[Mapping[str, ModuleType]] = {
     "ipc": ipc,
     "npy": arrays,
 }
+"""Each with `names`, `cut` and `blocks`, of an open file."""
 
 
 def names(file: File, data: Data) -> list[str]:
@@ -30,12 +33,10 @@ def names(file: File, data: Data) -> list[str]:
 
     Raises DataError if the file cannot be read, or has the same name twice.
     """
-    with refusals(file):
-        check_magic(file, data)
-        found: list[str] = READERS[format_of(file, data)].names(file, data)
-    found += [key for key, _ in file.keys]
-    if found:
-        check_names(found, file, data)
+    with _reader(file, data) as (reader, source):
+        found = [*reader.names(source, file, data), *(key for key, _ in file.keys)]
+        if found:
+            check_names(found, file, data)
     return found
 
 
@@ -43,12 +44,10 @@ def cut(file: File, data: Data) -> Cut:
     """The file's digest, and pieces of about `data.unit_mb` with the numbers of their rows.
 
     There are no pieces if there are no rows. There is one, and its rows are not known, where only reading all of it can
-    tell: of compressed or recoded text, and of CSV with quotes where none should be. Raises DataError if it cannot be
-    read.
+    tell: of compressed or recoded text, and of a stream. Raises DataError if it cannot be read.
     """
-    with refusals(file):
-        check_magic(file, data)
-        found: Cut = READERS[format_of(file, data)].cut(file, data)
+    with _reader(file, data) as (reader, source):
+        found: Cut = reader.cut(source, file, data)
     return found
 
 
@@ -59,15 +58,24 @@ def blocks(piece: Piece, data: Data, *, types: Mapping[str, pa.DataType] | None 
     unless none of them is there. Raises DataError if the file cannot be read, or has other rows than the piece claims.
     """
     file, rows = piece.file, 0
-    keys = dict(file.keys)
+    keys = {key: value for key, value in file.keys if types is None or key in types}
     wanted = types and {name: kind for name, kind in types.items() if name not in keys}
-    with refusals(file):
-        for block in READERS[format_of(file, data)].blocks(piece, data, types=wanted or None):
+    if keys:
+        names(file, data)  # none of which a key may be
+    with _reader(file, data) as (reader, source):
+        for block in reader.blocks(source, piece, data, types=wanted or None):
             check_cells(block.batch, file, data)
             rows += len(block)
             yield Block(_with_keys(block.batch, keys), block.ragged) if keys else block
     if piece.rows not in (None, rows):
         raise DataError(f"{rows:,} rows read, {piece.rows:,} expected", file.name, "the file lies about them: mend it")
+
+
+@contextmanager
+def _reader(file: File, data: Data) -> Iterator[tuple[ModuleType, pa.NativeFile]]:
+    with refusals(file), opened(file) as source:
+        check_magic(source, file, data)
+        yield READERS[format_of(file, data)], source
 
 
 def _with_keys(batch: pa.RecordBatch, keys: Mapping[str, str]) -> pa.RecordBatch:

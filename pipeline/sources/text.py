@@ -84,6 +84,7 @@ def is_plain(file: File, data: Data) -> bool:
 
 def text(source: pa.NativeFile, file: File, data: Data) -> Text | Slice:
     """The whole text of an open file."""
+    source.seek(0)
     if is_plain(file, data):
         return Slice(source, file)
     read: Read = source.read_buffer

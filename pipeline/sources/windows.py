@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from pipeline.config import Data
 from pipeline.errors import DataError
-from pipeline.sources.digest import Digest
+from pipeline.sources.digest import Digest, digested
 from pipeline.sources.file import Cut, File, Piece
 from pipeline.sources.quoting import Scan
-from pipeline.sources.stores import opened
 from pipeline.sources.text import BOM, WINDOW_BYTES, Slice, Text, check_utf8, is_plain
 
 MB: Final = 1 << 20
+MARGIN: Final = 64
+"""A window is longer by its `MARGIN`th, so that the whole records in it still fill a unit."""
 MOST_BYTES: Final = 1 << 30
 """pyarrow's parsers count to 2^31."""
 
@@ -67,13 +68,12 @@ class Windows:
             self.text.advance(found.end)
 
 
-def cut(file: File, data: Data, *, delimiter: str = "", header: bool = False) -> Cut:
+def cut(source: pa.NativeFile, file: File, data: Data, *, delimiter: str = "", header: bool = False) -> Cut:
     """Pieces of about `data.unit_mb`, each of whole records; one, and of unknown rows, if it is packed or recoded."""
-    with opened(file) as source, Digest() as digest:
-        if not is_plain(file, data):
-            whole = Piece(file=file, bytes=file.bytes)
-            return Cut(sha256=digest.rest(source).hex(), rows=None, pieces=(whole,))
-        text = Slice(source, file)
+    if not is_plain(file, data):
+        return Cut(sha256=digested(source), rows=None, pieces=(Piece(file=file, bytes=file.bytes),))
+    text = Slice(source, file)
+    with Digest() as digest:
         digest.add(BOM[: text.at])
         windows = Windows(text=text, data=data, delimiter=delimiter)
         pieces = tuple(_pieces(windows, digest, header=header))
@@ -84,10 +84,10 @@ def _pieces(windows: Windows, digest: Digest, *, header: bool) -> Iterator[Piece
     text, unit = windows.text, windows.data.unit_mb * MB
     size = min(unit, most_bytes(windows.data))
     start, first, rows = 0, 0, -int(header)
-    for records, found in windows.all(size):
+    for records, found in windows.all(size + size // MARGIN):
         digest.add(records)
         rows += found.rows
         stop = text.at + found.end
-        if rows > 0 and (stop - start + size > unit or stop == text.file.bytes):
+        if rows > 0 and (stop - start >= unit or stop == text.file.bytes):
             yield Piece(file=text.file, start=start, stop=stop, first=first, rows=rows, bytes=stop - start)
             start, first, rows = stop, first + rows, 0

@@ -1,3 +1,3 @@
-"""What needs pythae is run by hand; pytest, which imports every module for its doctests, leaves it alone."""
+"""What is run by hand; pytest, which imports every module for its doctests, leaves it alone."""
 
-collect_ignore = ["pythae_side.py", "vs_pythae.py"]
+collect_ignore = ["pythae_side.py", "vs_pythae.py", "ingest"]

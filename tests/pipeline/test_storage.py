@@ -224,15 +224,16 @@ def coded(rows: int) -> pa.RecordBatch:
 
 
 def test_every_leaf_has_the_encoding_of_its_type(tmp_path: Path) -> None:
-    """In vectors and structs too: floats BYTE_STREAM_SPLIT, whole numbers as differences, the rest dictionaries."""
+    """In vectors and structs too: floats BYTE_STREAM_SPLIT, whole numbers as differences, texts that repeat by dictionary."""
     part = storage.write(tmp_path, "part.parquet", [coded(2000)], schema=LATENTS)
     with pq.ParquetFile(tmp_path / part.staged) as file:
         assert file.schema_arrow.equals(LATENTS)
         group = file.metadata.row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     floats = {"mu.list.element", "logvar.list.element", "recon.x", "recon.v.list.element", "a.b"}
-    whole, texts = {"label"}, {"id", "recon.city", "model_version"}
-    assert set(columns) == floats | whole | texts
+    whole, texts = {"label"}, {"recon.city", "model_version"}
+    unique = {"id"}
+    assert set(columns) == floats | whole | texts | unique
     for name, column in columns.items():
         assert column.compression == "ZSTD", name
         assert column.has_column_index, name

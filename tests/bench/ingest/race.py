@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "ingest.md"
 PEERS = ("duckdb", "polars", "pyarrow")
 Run = dict[str, float]
+Memory = dict[tuple[str, str], tuple[float, float]]
+"""Megabytes for a tenth of the rows, and for all."""
 
 
 def main() -> None:
@@ -36,10 +38,13 @@ def main() -> None:
     }
     small = dict(zip(("csv", "parquet"), table.make(arguments.folder, arguments.rows // 10), strict=True))
     memory = {
-        kind: {"1x": _run("ours", source.absolute(), arguments.folder.absolute())["peak_mb"],
-               "10x": statistics.median(it["peak_mb"] for it in runs[kind]["ours"])}
+        (kind, name): (
+            _run(name, source.absolute(), arguments.folder.absolute())["peak_mb"],
+            statistics.median(it["peak_mb"] for it in runs[kind][name]),
+        )
         for kind, source in small.items()
-    }  # fmt: skip
+        for name in ("ours", "by_ray")
+    }
     lines = [*_header(arguments), *_table(runs), "", *_memory(memory), "", json.dumps(_ratios(runs, memory))]
     print("\n".join(lines))
     RESULTS.write_text("\n".join(lines) + "\n")
@@ -70,14 +75,16 @@ def _speed(runs: list[Run]) -> float:
     return statistics.median(it["rows"] / it["seconds"] for it in runs)
 
 
-def _ratios(runs: dict[str, dict[str, list[Run]]], memory: dict[str, Any]) -> dict[str, Any]:
+def _ratios(runs: dict[str, dict[str, list[Run]]], memory: Memory) -> dict[str, Any]:
     """Ours against the best of the peers, by medians."""
     found: dict[str, Any] = {}
     for kind, by_name in runs.items():
         best = max(_speed(by_name[peer]) for peer in PEERS)
         found[kind] = {name: round(_speed(by_name[name]) / best, 3) for name in ("ours", "by_ray")}
         found[kind]["second_run_s"] = round(statistics.median(it["seconds"] for it in by_name["again"]), 2)
-        found[kind]["memory_10x_to_1x"] = round(memory[kind]["10x"] / memory[kind]["1x"], 2)
+        found[kind]["memory_10x_to_1x"] = {
+            name: round(ten / one, 2) for (of, name), (one, ten) in memory.items() if of == kind
+        }
     return found
 
 
@@ -103,11 +110,9 @@ def _table(runs: dict[str, dict[str, list[Run]]]) -> list[str]:
     return lines
 
 
-def _memory(memory: dict[str, dict[str, float]]) -> list[str]:
-    return [
-        f"Peak memory of {kind}: {it['1x']:,} MB at a tenth of the rows, {it['10x']:,} MB at all."
-        for kind, it in memory.items()
-    ]
+def _memory(memory: Memory) -> list[str]:
+    told = "Peak memory of {}, {}: {:,.0f} MB at a tenth of the rows, {:,.0f} MB at all."
+    return [told.format(*which, *peaks) for which, peaks in memory.items()]
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ python side.py NAME SOURCE OUT
 
 from __future__ import annotations
 
+import contextlib
 import json
-import resource
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
-import pyarrow.parquet as pq
+import psutil
 
 
 def duckdb(source: Path, out: Path) -> Callable[[], int]:
@@ -22,7 +25,7 @@ def duckdb(source: Path, out: Path) -> Callable[[], int]:
     read = "read_csv" if source.suffix == ".csv" else "read_parquet"
     target = out / "duckdb.parquet"
     query = f"COPY (SELECT * FROM {read}('{source}')) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
-    return lambda: duckdb.sql(query) or pq.read_metadata(target).num_rows
+    return lambda: duckdb.sql(query) or rows(target)
 
 
 def polars(source: Path, out: Path) -> Callable[[], int]:
@@ -34,7 +37,7 @@ def polars(source: Path, out: Path) -> Callable[[], int]:
 
     def convert() -> int:
         scan(source).sink_parquet(target, compression="zstd")
-        return pq.read_metadata(target).num_rows
+        return rows(target)
 
     return convert
 
@@ -47,7 +50,7 @@ def pyarrow(source: Path, out: Path) -> Callable[[], int]:
         scanner = ds.dataset(source, format=source.suffix[1:]).scanner()
         options = ds.ParquetFileFormat().make_write_options(compression="zstd")
         ds.write_dataset(scanner, out / "pyarrow", format="parquet", file_options=options)
-        return sum(pq.read_metadata(path).num_rows for path in (out / "pyarrow").glob("*.parquet"))
+        return sum(map(rows, (out / "pyarrow").glob("*.parquet")))
 
     return convert
 
@@ -67,11 +70,17 @@ def by_ray(source: Path, out: Path) -> Callable[[], int]:
     """`ingest` by Ray Data actors; the cluster is up before the clock starts."""
     import ray
 
+    from pipeline.cli import MEMORY
+
+    os.environ.update(MEMORY)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     return _ours(source, out, local_mb=0)
 
 
 def _ours(source: Path, out: Path, **settings: int) -> Callable[[], int]:
+    from pipeline.cli import MEMORY
+
+    os.environ.update(MEMORY)  # as the command does, before Arrow is loaded
     from columns import columns
 
     from pipeline import ingest, runfile
@@ -88,19 +97,48 @@ def _ours(source: Path, out: Path, **settings: int) -> Callable[[], int]:
     return lambda: ingest.ingest(config).rows
 
 
+def rows(path: Path) -> int:
+    """Of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
 def main() -> None:
     """Run one contestant."""
     name, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     out.mkdir(parents=True, exist_ok=True)
     convert = globals()[name](source, out)
-    began = time.perf_counter()
-    rows = convert()
-    seconds = time.perf_counter() - began
-    peaks = {who: resource.getrusage(of).ru_maxrss >> 10 for who, of in WHO.items()}
-    print(json.dumps({"seconds": seconds, "rows": rows, "peak_mb": max(peaks.values())}))
+    with Peak() as peak:
+        began = time.perf_counter()
+        done = convert()
+        seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "rows": done, "peak_mb": peak.mb}))
 
 
-WHO = {"process": resource.RUSAGE_SELF, "children": resource.RUSAGE_CHILDREN}
+class Peak:
+    """The most memory that this process, or one of a Ray cluster's workers, held that is its own."""
+
+    def __enter__(self) -> Self:
+        self.workers, self.done = 0, threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.watcher.join()
+        status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+        self.mb = max(int(status.split()[0]) >> 10, self.workers >> 20)
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()):
+                        used = process.memory_info()
+                        self.workers = max(self.workers, used.rss - used.shared)
+
 
 if __name__ == "__main__":
     main()

@@ -192,7 +192,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.lists(st.tuples(CELLS, CELLS), max_size=20),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -207,7 +207,7 @@ def test_what_was_written_is_read(tmp_path: Path, table: list[tuple[str, str]], 
     assert sources.cut(listed(path), Data(uri="")).rows == len(table)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.lists(st.tuples(CELLS, st.integers(), CELLS), min_size=1, max_size=20))
 def test_duckdb_reads_the_same(tmp_path: Path, table: list[tuple[str, int, str]]) -> None:
     """What DuckDB writes, it and we read back alike."""

@@ -106,7 +106,7 @@ def test_typed_is_text_cast(name: str) -> None:
         assert fast == text, cell
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     cells=st.lists(st.sampled_from(NASTY), min_size=1, max_size=4),
     name=st.sampled_from(ALIKE),

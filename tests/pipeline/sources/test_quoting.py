@@ -62,7 +62,7 @@ def at_once(content: bytes) -> tuple[Rows, list[tuple[int, str]]]:
     return table.to_pylist(), ragged
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, unit=st.sampled_from([1, 7, 64]), most=st.sampled_from([16, 100]))
 @example(text='a,"b"c"\n,"""\n"', unit=1, most=100)
 @example(text='1,"x\r\n\r\n"\r\n\r\n2,y', unit=1, most=100)
