@@ -21,7 +21,7 @@ EXIT_CODES: Final = """exit codes: 0 ok, 2 usage or config, 3 data contract, 4 i
 RESUME: Final = "stopped; nothing half-done is visible. The same command again goes on from the last checkpoint."
 
 MEMORY: Final = {"MIMALLOC_PURGE_DELAY": "10000"}
-"""Arrow's allocator keeps pages for 10 s before it gives them back: asking anew was a third of the time of an ingest."""
+"""Arrow's allocator keeps pages for 10 s before it gives them back: to ask anew took a third of an ingest's time."""
 
 Answer = tuple[dict[str, Any], list[str]]
 Verb = Callable[["RunConfig", argparse.Namespace], Answer]

@@ -63,7 +63,7 @@ class Features:
 
     def transform(self, table: pa.Table | pa.RecordBatch) -> tuple[Values, Observed]:
         """Rows as `values[row, feature]` and `observed[row, feature]`. Raises DataError for what cannot be."""
-        parts = [feature.transform(_column(table, feature.name)) for feature in self.layout]
+        parts = [feature.transform(_column(table, feature)) for feature in self.layout]
         values, observed = zip(*parts, strict=True)
         return np.concatenate(values, axis=1), np.concatenate(observed, axis=1)
 
@@ -98,8 +98,13 @@ def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
-    if name not in table.schema.names:
-        raise DataError(f"column {name!r} is missing; the model was trained on it")
-    column = table.column(name)
+def _column(table: pa.Table | pa.RecordBatch, feature: Feature) -> pa.Array:
+    if feature.name not in table.schema.names:
+        raise DataError(f"column {feature.name!r} is missing; the model was trained on it")
+    column = table.column(feature.name)
+    if not column.type.equals(feature.arrow):
+        raise DataError(
+            f"column {feature.name!r} is {column.type}; the model was trained on {feature.arrow}",
+            cure=f"declare type = {feature.type!r} under columns.{feature.name} and ingest again, or train again",
+        )
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -116,7 +116,11 @@ class Intake:
         for share in shares:
             row = 0
             for block in sources.blocks(share.piece, self.config.data, types=self.types):
-                yield self._typed(block, share, row)
+                try:
+                    yield self._typed(block, share, row)
+                except MemoryError as error:
+                    cure = "shorten its cells, or give the run more memory"
+                    raise DataError(f"its rows take too much: {error}", share.piece.file.name, cure) from error
                 row += len(block)
 
     def identified(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -49,8 +49,8 @@ CHECKED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Taken too, cell by cell: 0 and 1 are bools (as MySQL has them), whole numbers up to 2^53 floats, UTF-8 is text."""
-EXTENSIONS: Final = ("arrow.uuid", "arrow.json")
-"""Extension types that are taken as what they are stored as."""
+EXTENSIONS: Final = ("arrow.uuid", "arrow.json", "ray.data.arrow_pickled_object")
+"""Extension types that are taken as what they are stored as, and never unpickled."""
 _ALIKE: Final[dict[int, pa.DataType]] = {
     lib.Type_LARGE_STRING: pa.string(),
     lib.Type_STRING_VIEW: pa.string(),

@@ -101,4 +101,5 @@ def _shown(kind: pa.DataType) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    shown = [name if name.isprintable() else repr(name) for name in names[:NAMED]]
+    return ", ".join(shown) + more

@@ -115,15 +115,19 @@ def _arrays(source: pa.NativeFile, file: File, data: Data) -> Iterator[list[Arra
     with ExitStack() as stack:
         if source.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             source.seek(0)
-            arrays = [_array(COLUMN, source, file)]
+            arrays, sizes = [_array(COLUMN, source, file)], [file.bytes]
         else:
             archive = stack.enter_context(ZipFile(source))
             names = [_name(it, file) for it in archive.infolist()]
             check_names(names, file, data)
             members = [stack.enter_context(archive.open(it)) for it in archive.infolist()]
             arrays = [_array(name, member, file) for name, member in zip(names, members, strict=True)]
+            sizes = [it.file_size for it in archive.infolist()]
         check_ratio(sum(it.bytes for it in arrays), file, data)
-        for it in arrays:
+        for it, size in zip(arrays, sizes, strict=True):
+            if (more := size - it.offset - it.bytes) > 0:
+                reason = f"array {it.name!r} ends {more:,} bytes before its file"
+                raise DataError(reason, file.name, "save each array to a file of its own")
             if it.shape[0] != arrays[0].shape[0]:
                 lengths = f"{arrays[0].shape[0]:,} and {it.shape[0]:,} rows"
                 raise DataError(f"arrays {arrays[0].name!r} and {it.name!r} have {lengths}", file.name, "mend the file")

@@ -55,6 +55,7 @@ MAGICS: Final = {
     rb"\xff\xfe|\xfe\xff": "UTF-16",
 }
 """How files begin that are not what they are taken for. Text may begin with `PAR1`, but not go on like Parquet."""
+CURES: Final = {"UTF-16": 'set data.encoding = "utf-16"', "encrypted Parquet": "decrypt it: no keys are taken"}
 HEAD_BYTES: Final = 300
 
 
@@ -71,16 +72,17 @@ def format_of(file: File, data: Data) -> str:
 
 def check_magic(source: pa.NativeFile, file: File, data: Data) -> None:
     """Raise DataError for an open file that is evidently of another format than it is read as."""
-    head = source.read_at(HEAD_BYTES, 0)
+    head, read_as = source.read_at(HEAD_BYTES, 0), format_of(file, data)
+    if not head and read_as not in TEXT:
+        raise DataError("cannot be read: it holds no bytes", file.name, "write it again")
     found = next((name for magic, name in MAGICS.items() if re.match(magic, head, re.DOTALL)), None)
-    read_as = format_of(file, data)
     expected = NAMES[read_as]
     if read_as in TEXT:
         expected = compression(file) or expected
         if found == "UTF-16":
             found = found if is_plain(file, data) else None
     if found not in (None, expected):
-        cure = 'set data.encoding = "utf-16"' if found == "UTF-16" else "rename it, or set data.format"
+        cure = CURES.get(found or "", "rename it, or set data.format")
         raise DataError(f"is {found}, not {expected}: it begins with {head[:4]!r}", file.name, cure)
 
 

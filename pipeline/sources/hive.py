@@ -8,6 +8,8 @@ from urllib.parse import unquote
 from pipeline.errors import DataError
 
 Keys = tuple[tuple[str, str], ...]
+NULL = "__HIVE_DEFAULT_PARTITION__"
+"""The value of a key that was null."""
 CURE = "name every folder below data.uri key=value, in one order; or set data.partitioning = 'none'"
 
 

@@ -9,12 +9,14 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from pipeline.config import Data
+from pipeline.errors import DataError
 from pipeline.sources.digest import digested
 from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.grouping import grouped
 from pipeline.sources.limits import check_names
 
 MAGIC: Final = b"ARROW1"
+END: Final = b"\xff\xff\xff\xff" + bytes(4)
 BATCH_ROWS: Final = 65_536
 
 
@@ -40,11 +42,13 @@ def blocks(
 ) -> Iterator[Block]:
     """The rows of a piece, in the file's own types; with `types`, only the columns that these name."""
     columns = enumerate(names(source, piece.file, data))
-    wanted = [at for at, name in columns if types is None or name in types]
-    for batch in _batches(_reader(source, wanted), piece):
+    reader = _reader(source, [at for at, name in columns if types is None or name in types])
+    for batch in _batches(reader, piece):
         batch.validate(full=True)
         for start in range(0, len(batch), BATCH_ROWS):
             yield Block(batch.slice(start, BATCH_ROWS))
+    if not isinstance(reader, ipc.RecordBatchFileReader):
+        _check_end(source, piece.file)
 
 
 def _batches(reader: Any, piece: Piece) -> Iterator[pa.RecordBatch]:
@@ -53,6 +57,18 @@ def _batches(reader: Any, piece: Piece) -> Iterator[pa.RecordBatch]:
         return
     for number in range(piece.start, reader.num_record_batches if piece.stop is None else piece.stop):
         yield reader.get_batch(number)
+
+
+def _check_end(source: pa.NativeFile, file: File) -> None:
+    """Raise DataError unless a stream that was read ends where its file does, and says so: what is cut off may be rows.
+
+    Before Arrow 0.15 the mark of its end was shorter.
+    """
+    if (more := file.bytes - source.tell()) > 0:
+        raise DataError(f"the stream ends {more:,} bytes before the file", file.name, "write each to a file of its own")
+    mark = END if source.read_at(4, 0) == END[:4] else END[4:]
+    if source.read_at(len(mark), file.bytes - len(mark)) != mark:
+        raise DataError("the stream has no end mark: it may be cut short", file.name, "write it again")
 
 
 def _reader(source: pa.NativeFile, columns: list[int]) -> Any:

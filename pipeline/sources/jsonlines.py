@@ -38,9 +38,10 @@ class _Number(str):
 
 def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
     """The keys of the first lines."""
-    seen, found = Windows(text=text(source, file, data), data=data).first(HEAD_BYTES)
-    head = _by_line(seen.slice(0, found.end), None, 0)
-    keys: list[str] = head.batch.schema.names
+    keys: list[str] = []
+    for head, _ in Windows(text=text(source, file, data), data=data).all(HEAD_BYTES):
+        keys = _by_line(head, None, 0).batch.schema.names
+        break
     return keys
 
 
@@ -136,8 +137,8 @@ def _column(cells: list[Any], kind: pa.DataType | None) -> pa.Array:
     if not vectors:
         return pa.array([_shown(it) if isinstance(it, list) else it for it in cells], pa.string())
     wrong = 2 if getattr(kind, "list_size", 0) == 1 else 1  # the length of what stands for a cell that is no list
-    lists = [[_plain(it) for it in cell] if isinstance(cell, list) else cell and [cell] * wrong for cell in cells]
-    return pa.array(lists, pa.list_(pa.string()))
+    cells = [[it] * wrong if isinstance(it, str) else it for it in cells]
+    return pa.array([cell and list(map(_plain, cell)) for cell in cells], pa.list_(pa.string()))
 
 
 def _plain(cell: Any) -> str | None:

@@ -21,9 +21,9 @@ SMALL: Final = 64 << 20
 """Bytes, or rows, that are never too many."""
 FAILURES: Final = (
     *(pa.ArrowException, OSError, ValueError, EOFError, MemoryError, OverflowError, NotImplementedError),
-    *(zlib.error, BadZipFile),
+    *(zlib.error, BadZipFile, AttributeError, TypeError, LookupError),
 )
-"""What pyarrow, numpy and zipfile raise on bytes that are not what they seem."""
+"""What pyarrow, numpy, zipfile and extension types, others' code, raise on bytes that are not what they seem."""
 REMOTE: Final = "://"
 SERVERS: Final = re.compile(r"AWS Error|google::cloud::Status|Azure", re.IGNORECASE)
 
@@ -49,7 +49,8 @@ def check_names(names: Sequence[str], file: File, data: Data) -> None:
     if not names:
         raise DataError("has no columns", file.name, "check data.format and the file")
     if len(names) > data.max_columns:
-        raise DataError(f"has {len(names):,} columns", file.name, f"data.max_columns is {data.max_columns:,}")
+        limit = f"data.max_columns is {data.max_columns:,}: raise it, or leave some out"
+        raise DataError(f"has {len(names):,} columns", file.name, limit)
     for name, count in Counter(names).items():
         if count > 1:
             raise DataError(f"two columns are named {name!r}", file.name, "rename one of them")
@@ -67,7 +68,7 @@ def check_cells(batch: pa.RecordBatch, file: File, data: Data) -> None:
             continue
         longest = pc.max(pc.binary_length(cells.cast(_plain(cells.type)))).as_py() or 0
         if longest > data.max_cell_bytes:
-            limit = f"data.max_cell_bytes is {data.max_cell_bytes:,}"
+            limit = f"data.max_cell_bytes is {data.max_cell_bytes:,}: raise it, or shorten the cell"
             raise DataError(f"column {name!r} has a cell of {longest:,} bytes", file.name, limit)
 
 

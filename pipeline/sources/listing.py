@@ -55,6 +55,8 @@ def _named(at: Place, data: Data) -> tuple[Place, list[str]]:
     pattern = Pattern(parts, hive=data.partitioning == "hive")
     found = _remote(root, pattern) if root.root else _local(root, pattern, follow=data.follow_symlinks)
     names = sorted(found)
+    if not names and kind is fs.FileType.Directory:
+        raise DataError("no file in this folder, or none that is not hidden", str(at), "check data.uri")
     if not names:
         raise _nothing(at)
     return root, names

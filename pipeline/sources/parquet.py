@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import Data
+from pipeline.errors import DataError
 from pipeline.sources.digest import digested
 from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.grouping import grouped
@@ -31,10 +32,13 @@ def names(source: pa.NativeFile, file: File, data: Data) -> list[str]:
 def cut(source: pa.NativeFile, file: File, data: Data) -> Cut:
     """Pieces of whole row groups, of about `data.unit_mb` of the file."""
     with _reading(source, file, data) as parquet:
-        groups = _groups(parquet, range(parquet.num_row_groups))
+        groups, counted = _groups(parquet, range(parquet.num_row_groups)), parquet.metadata.num_rows
+    if (rows := sum(rows for rows, _ in groups)) != counted:
+        reason = f"has {counted:,} rows, and its row groups have {rows:,}"
+        raise DataError(reason, file.name, "the file lies about them: write it again")
     share = file.bytes / max(1, sum(size for _, size in groups))
     pieces = grouped(file, [(rows, size * share) for rows, size in groups], data)
-    return Cut(sha256=digested(source), rows=sum(rows for rows, _ in groups), pieces=pieces)
+    return Cut(sha256=digested(source), rows=rows, pieces=pieces)
 
 
 def blocks(

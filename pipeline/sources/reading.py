@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.config import Data
 from pipeline.errors import DataError
-from pipeline.sources import arrays, delimited, ipc, jsonlines, parquet
+from pipeline.sources import arrays, delimited, hive, ipc, jsonlines, parquet
 from pipeline.sources.file import Block, Cut, File, Piece
 from pipeline.sources.formats import check_magic, format_of
 from pipeline.sources.limits import check_cells, check_names, refusals
@@ -34,8 +34,12 @@ def names(file: File, data: Data) -> list[str]:
     Raises DataError if the file cannot be read, or has the same name twice.
     """
     with _reader(file, data) as (reader, source):
-        found = [*reader.names(source, file, data), *(key for key, _ in file.keys)]
-        if found:
+        found: list[str] = reader.names(source, file, data)
+        keys = [key for key, _ in file.keys]
+        if both := [key for key in keys if key in found]:
+            cure = "rename one of them, or set data.partitioning = 'none'"
+            raise DataError(f"two columns are named {both[0]!r}, one of them by its path", file.name, cure)
+        if found := [*found, *keys]:
             check_names(found, file, data)
     return found
 
@@ -79,7 +83,8 @@ def _reader(file: File, data: Data) -> Iterator[tuple[ModuleType, pa.NativeFile]
 
 
 def _with_keys(batch: pa.RecordBatch, keys: Mapping[str, str]) -> pa.RecordBatch:
-    """Each key as a column of text."""
+    """Each key as a column of text; null where Hive says so."""
     for name, value in keys.items():
-        batch = batch.append_column(name, pa.repeat(pa.scalar(value), len(batch)))
+        cell = pa.scalar(None if value == hive.NULL else value, pa.string())
+        batch = batch.append_column(name, pa.repeat(cell, len(batch)))
     return batch

@@ -295,7 +295,7 @@ TABLE: dict[str, dict[str, Case]] = {
         ),
         "geometry": refused(
             table(pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "wkb", "geo"), pa.array([b"a"]))),
-            flatten("extension<arrow.opaque[storage_type=binary, type_name=wkb, ve"),
+            flatten("extension<arrow.opaque[storage_type=binary, type_name=wkb, v"),
             column("binary"),
         ),
     },

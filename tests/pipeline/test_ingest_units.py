@@ -88,7 +88,7 @@ def test_the_spread_of_the_work_changes_nothing(tmp_path: Path, ray_up: None) ->
         ingest.ingest(config(tmp_path, workspace=str(tmp_path / f"w{index}"), data={"unit_mb": 1}, ingest=spread))
         for index, spread in enumerate(spreads)
     ]
-    assert len(manifest(found[0])["units"]) == 3
+    assert len(manifest(found[0])["units"]) == 5
     assert len({it.content for it in found}) == len({it.key for it in found}) == 1
     facts = [{name: manifest(it)[name] for name in ("columns", "files", "units", "rows")} for it in found]
     assert facts[0] == facts[1] == facts[2]
@@ -234,7 +234,7 @@ def test_what_was_noticed_is_said(tmp_path: Path) -> None:
     record = ingest.ingest(config(tmp_path, columns=columns))
     assert record.notices == (
         "2 files without rows: b.csv, c.csv",
-        "columns that nobody declared, ignored: more",
+        "columns that nobody declared, ignored: 'more'",
         "column 'x' is constant",
         "column 'c': 1 cells in categories new to its contract: new",
     )

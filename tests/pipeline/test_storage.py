@@ -224,7 +224,7 @@ def coded(rows: int) -> pa.RecordBatch:
 
 
 def test_every_leaf_has_the_encoding_of_its_type(tmp_path: Path) -> None:
-    """In vectors and structs too: floats BYTE_STREAM_SPLIT, whole numbers as differences, texts that repeat by dictionary."""
+    """In vectors too: floats BYTE_STREAM_SPLIT, whole numbers as differences, texts that repeat by dictionary."""
     part = storage.write(tmp_path, "part.parquet", [coded(2000)], schema=LATENTS)
     with pq.ParquetFile(tmp_path / part.staged) as file:
         assert file.schema_arrow.equals(LATENTS)

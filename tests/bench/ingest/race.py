@@ -1,4 +1,4 @@
-"""CSV and Parquet to a snapshot against DuckDB, polars and a bare pyarrow dataset, interleaved; ratios last, as JSON."""
+"""CSV and Parquet to a snapshot against DuckDB, polars and a bare pyarrow dataset, interleaved; ratios, as JSON."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def _header(arguments: argparse.Namespace) -> list[str]:
     return [
         f"# Ingest, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
         "",
-        f"`make bench-ingest`: {arguments.rows:,} rows x 32 mixed columns (`table.py`), one file, {arguments.rounds} rounds; "
+        f"`make bench-ingest`: {arguments.rows:,} rows x 32 mixed columns (`table.py`), one file, "
+        f"{arguments.rounds} rounds; "
         f"{os.cpu_count()} shared cores, {platform.machine()}, Python {platform.python_version()}, {peers}.",
         "",
     ]

@@ -96,12 +96,16 @@ def test_an_object_over_two_lines_is_none(tmp_path: Path) -> None:
 def test_a_cell_of_another_type_harms_no_other(tmp_path: Path) -> None:
     """The window is read as text, lists as lists; what is no list cannot be taken for one."""
     types = {"a": pa.int64(), "v": pa.list_(pa.float32(), 1)}
-    path = written(tmp_path, '{"a": 1, "v": [1.5]}\n{"a": "x", "v": 2}\n{"a": null, "v": null}\n', NAME)
+    path = written(
+        tmp_path, '{"a": 1, "v": [1.5]}\n{"a": "x", "v": 2}\n{"a": null, "v": null}\n{"v": ""}\n{"v": []}\n', NAME
+    )
     (block,) = blocks(path, types=types)
-    assert block.batch.column("a").to_pylist() == ["1", "x", None]
+    assert block.batch.column("a").to_pylist() == ["1", "x", None, None, None]
     typed, broken = cast(block.batch.column("v"), types["v"], nullable=True)
-    assert typed.to_pylist() == [[1.5], [None], [None]]
-    assert {rule: found.tolist() for rule, found in broken.items()} == {"length is not 1": [False, True, False]}
+    assert typed.to_pylist() == [[1.5], [None], [None], [None], [None]]
+    assert {rule: found.tolist() for rule, found in broken.items()} == {
+        "length is not 1": [False, True, False, True, True]
+    }
 
 
 VALUES = (

@@ -90,7 +90,7 @@ def test_a_file_without_rows_has_no_pieces(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"PAR1 or not", "cannot be read: Parquet magic bytes not found in footer"),
-        (b"", "cannot be read: Parquet file size is 0 bytes"),
+        (b"", "cannot be read: it holds no bytes\n  cure: write it again"),
         (b"PARE\x00\x00\x00\x00PARE", "is encrypted Parquet, not Parquet: it begins with b'PARE'"),
         (b"a,b\n1,2\n", "cannot be read: Parquet magic bytes not found in footer"),
         (b"\x1f\x8b\x08\0", "is gzip, not Parquet: it begins with b'\\x1f\\x8b\\x08\\x00'\n  cure: rename it"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from servers import Bucket, PostgreSQL
-from sqlalchemy import create_engine, text
 
 from pipeline import ingest, runfile
 from pipeline.records import Ingested
@@ -47,15 +46,11 @@ def test_a_store_is_taken_in_and_again_only_what_changed(tmp_path: Path, bucket:
 
 def test_a_query_is_taken_in(tmp_path: Path, postgres: PostgreSQL) -> None:
     """The rows of a query; the same rows again are nothing new, one more is a new version."""
-    engine = create_engine(postgres.uri)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE taken (id bigint PRIMARY KEY, x numeric(8, 2))"))
-        connection.execute(text("INSERT INTO taken SELECT i, i / 4.0 FROM generate_series(1, 1000) AS i"))
+    postgres.sql("CREATE TABLE taken (id bigint PRIMARY KEY, x numeric(8, 2))")
+    postgres.sql("INSERT INTO taken SELECT i, i / 4.0 FROM generate_series(1, 1000) AS i")
     source = {"uri": postgres.uri, "query": "SELECT id, x FROM taken ORDER BY id"}
     first, second = taken(tmp_path, **source), taken(tmp_path, **source)
     assert ids(first) == list(range(1, 1001))
     assert (second.new, second.digest) == (False, first.digest)
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO taken VALUES (5000, 1)"))
-    engine.dispose()
+    postgres.sql("INSERT INTO taken VALUES (5000, 1)")
     assert ids(taken(tmp_path, **source))[-1] == 5000
