@@ -9,11 +9,14 @@
     compare    a table              -> the family of autoencoders, PCA and exact rivals, measured alike
 
 Each step is a module with one function of its name; it takes the run's config and the records of earlier steps and
-returns a record. Beneath them: `codec` (where rows meet the model), `worker` (one training process), `checkpoints`
-(how far it is), `sources` (where rows come from), `latents` (the output contract), `storage` (all of a snapshot, or
-none of it), `snapshots` (what a snapshot is), `features` (fitted preprocessing), `fitting` (how it is fitted), `schema`
-(what a row must be), `shards` (who trains on which row), `linear` and `probes` (PCA, and what codes are good for),
-`tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`, `records`, `progress`, `errors`.
+returns a record. Before the first: `agree` (what is declared, or found by a `survey`, becomes the `contract`) and
+`check` (each file alone). Beneath them, rooms of several modules: `sources` (where rows come from), `schema` (what a
+row must be), `intake` (how files become the parts of a snapshot), `features` (fitted preprocessing). And single ones:
+`codec` (where rows meet the model), `worker` (one training process), `checkpoints` (how far it is), `spread` (many
+units in threads or actors), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `parts`
+(one file of it), `snapshots` (what a snapshot is), `shards` (who trains on which row), `linear` and `probes` (PCA, and
+what codes are good for), `tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`,
+`records`, `progress`, `disk`, `errors`.
 
 This module imports nothing, so that a reader of latents pays for pyarrow and no more.
 """

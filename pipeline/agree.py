@@ -13,8 +13,8 @@ from typing import Final
 
 from pipeline import contract
 from pipeline.config import RunConfig
+from pipeline.disk import storage_errors
 from pipeline.progress import Stage
-from pipeline.storage import storage_errors
 from pipeline.survey import modelled, surveyed
 
 FILE: Final = "contract.toml"

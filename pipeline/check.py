@@ -22,10 +22,9 @@ import pyarrow as pa
 from pipeline import sources
 from pipeline.config import Data, RunConfig
 from pipeline.errors import DataError, LatentpipeError
-from pipeline.intake import Intake, Share, describe
-from pipeline.inventory import check_columns
-from pipeline.sniff import sniffed
-from pipeline.survey import modelled, surveyed
+from pipeline.intake.inventory import check_columns
+from pipeline.intake.taking import Intake, Share, describe
+from pipeline.survey import modelled, sniffed, surveyed
 
 TIME_S: Final = 9.0
 """For one file; what is around it takes less than the second that is left to ten."""

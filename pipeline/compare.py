@@ -17,9 +17,9 @@ from pipeline.arena import Arena
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
+from pipeline.disk import storage_errors
 from pipeline.progress import Stage
 from pipeline.records import Compared, Ingested, Trained
-from pipeline.storage import storage_errors
 from pipeline.tracking import ComparisonRun
 from pipeline.train import prepare, train
 from pipeline.worker import STORY

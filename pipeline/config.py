@@ -44,15 +44,17 @@ class Data:
 
     uri: str
     """A file, a folder or a glob, local or of a store (`s3://`, `gs://`, `file://`); a SQLAlchemy URL, with `query`;
-    or `sklearn:digits`."""
+    or `sklearn:digits`. A store's key is written as it is, not percent-encoded; its settings follow a `?`, such as
+    `s3://bucket/key?region=eu-central-1`; its credentials come from the environment alone."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "ipc", "npy"] = "auto"
     """How to read it; `auto` goes by the file name's suffix."""
     query: str = ""
-    """SQL that selects the rows; `uri` is then the database's URL, its password left to the driver's environment."""
+    """SQL that selects the rows; `uri` is then the database's URL, its password left to the driver's environment.
+    With an ORDER BY the same rows are the same input."""
     partitioning: Literal["none", "hive"] = "none"
     """hive: folders named `key=value` are columns."""
     follow_symlinks: bool = False
-    """Whether links are followed, as long as they stay inside the source's folder."""
+    """Whether links are followed, as long as they stay inside the source's folder; if not, a link is an error."""
     encoding: str = "utf-8"
     """Of text; `utf-8`, `utf-16`, `latin-1` or any other that Python knows. A BOM is stripped."""
     decimal: str = "."
@@ -96,8 +98,9 @@ class Data:
 
     def __post_init__(self) -> None:
         check(self)
-        if len(self.delimiter) != 1:
-            raise ValueError(f"delimiter = {self.delimiter!r}: must be one character")
+        for name, mark in (("delimiter", self.delimiter), ("decimal", self.decimal)):
+            if len(mark) != 1:
+                raise ValueError(f"{name} = {mark!r}: must be one character")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from pipeline import runfile, toml
 from pipeline.columns import ColumnConfig
 from pipeline.errors import ConfigError, DataError
-from pipeline.kinds import widens
+from pipeline.schema.kinds import widens
 from pipeline.snapshots import Snapshot
 from vae.config import FORBID_EXTRA
 

@@ -20,12 +20,13 @@ from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
+from pipeline.parts import Part, opened, write
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.spread import actors
-from pipeline.storage import Part, attempt, opened, publish, standing, verify_rows, write
+from pipeline.storage import attempt, publish, standing, verify_rows
 from vae import checkpoint
 
 

@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import identities, inventory, keys, snapshots
+from pipeline import keys, snapshots
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.contract import evolve
 from pipeline.errors import DataError
-from pipeline.intake import Share, Taken, take_in
-from pipeline.inventory import Entry
-from pipeline.ledger import Done, Ledger, profile
+from pipeline.intake import identities, inventory
+from pipeline.intake.inventory import Entry
+from pipeline.intake.ledger import Done, Ledger, profile
+from pipeline.intake.taking import Share, Taken, take_in
 from pipeline.progress import Stage
 from pipeline.records import Ingested
 from pipeline.snapshots import Snapshot

@@ -14,8 +14,7 @@ from pipeline import toml
 from pipeline.columns import ColumnConfig
 from pipeline.config import Data
 from pipeline.errors import DataError
-from pipeline.sniff import sniffed
-from pipeline.survey import Survey, surveyed
+from pipeline.survey import Survey, sniffed, surveyed
 
 
 def init(uri: str, *, name: str) -> str:

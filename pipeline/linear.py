@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from pipeline.codec import Codes
 from pipeline.features import Features
-from pipeline.transforms import EXACT
+from pipeline.features.transforms import EXACT
 from vae import ppca
 from vae.config import COUNTS, REALS, Column
 from vae.likelihoods import Columns

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import fitting, ingest, inventory, keys, snapshots
+from pipeline import ingest, keys, snapshots
 from pipeline.config import RunConfig
-from pipeline.intake import Intake
-from pipeline.ledger import Done, Ledger
+from pipeline.features import fitting
+from pipeline.intake import inventory
+from pipeline.intake.ledger import Done, Ledger
+from pipeline.intake.taking import Intake
 from pipeline.progress import Stage
 from vae.config import ModelConfig
 from vae.model import VAE

@@ -18,10 +18,11 @@ import pyarrow as pa
 from pipeline import keys, latents, snapshots
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
+from pipeline.parts import write
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced
 from pipeline.snapshots import Snapshot
-from pipeline.storage import attempt, publish, standing, verify_rows, write
+from pipeline.storage import attempt, publish, standing, verify_rows
 
 Matrix = npt.NDArray[np.float64]
 

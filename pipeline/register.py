@@ -24,13 +24,13 @@ from pipeline import tracking
 from pipeline.codec import Codec
 from pipeline.columns import CALENDAR
 from pipeline.config import RunConfig
-from pipeline.doubles import TICKS
 from pipeline.errors import InfrastructureError
 from pipeline.features import Feature, Features
+from pipeline.features.doubles import TICKS
+from pipeline.parts import opened
 from pipeline.progress import Stage
 from pipeline.records import Registered, Trained
 from pipeline.snapshots import Snapshot
-from pipeline.storage import opened
 
 CHECK_ROWS: Final = 256
 EXAMPLE_ROWS: Final = 2

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 
 from pipeline import latents, plots, tracking
 from pipeline.config import RunConfig
+from pipeline.disk import storage_errors
 from pipeline.features import Features
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced, Reported
 from pipeline.snapshots import Snapshot
-from pipeline.storage import storage_errors
 from pipeline.worker import STORY
 from vae.evaluate import Evaluation
 

@@ -10,10 +10,11 @@ from pipeline import keys
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.parts import write
 from pipeline.progress import Stage
 from pipeline.records import Registered, Sampled
 from pipeline.snapshots import Snapshot
-from pipeline.storage import attempt, publish, standing, write
+from pipeline.storage import attempt, publish, standing
 
 
 def root(config: RunConfig) -> Path:

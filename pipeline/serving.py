@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from mlflow.models import set_model
 
 from pipeline.codec import Codec
-from pipeline.doubles import TICKS
 from pipeline.features import Feature
+from pipeline.features.doubles import TICKS
 from pipeline.schema import cast
 
 

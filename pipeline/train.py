@@ -22,16 +22,17 @@ from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFaile
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline import fitting, keys, shards
+from pipeline import keys, shards
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.cluster import own_error, ray_session
 from pipeline.config import RunConfig
+from pipeline.disk import storage_errors
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
+from pipeline.features import fitting
 from pipeline.progress import Stage
 from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
-from pipeline.storage import storage_errors
 from pipeline.tracking import TrainingRun
 from pipeline.worker import STORY, Job, rows
 from vae import checkpoint

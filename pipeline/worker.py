@@ -25,7 +25,7 @@ from pipeline.checkpoints import Metrics, Progress, copied
 from pipeline.config import Train
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
-from pipeline.storage import opened
+from pipeline.parts import opened
 from vae import checkpoint, evaluate, fit, noise, rival
 from vae.config import Column, ModelConfig, Network, Objective
 from vae.evaluate import BLOCK_ROWS, INFORMED, Evaluation

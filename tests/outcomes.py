@@ -16,7 +16,7 @@ from pyarrow import ipc
 from pipeline import ingest, runfile, snapshots
 from pipeline.config import RunConfig
 from pipeline.errors import LatentpipeError
-from pipeline.intake import CURE, Rejected, describe
+from pipeline.intake.taking import CURE, Rejected, describe
 from pipeline.records import Ingested
 
 ID = {"type": "int64", "role": "id"}

@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import fitting
 from pipeline.columns import ColumnConfig
-from pipeline.features import Feature, Features
+from pipeline.features import Feature, Features, fitting
 from pipeline.schema import arrow_type
 from vae.config import COUNTS, LEVELS, LikelihoodName
 

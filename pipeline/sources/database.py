@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from sqlalchemy import URL, Connection, CursorResult, create_engine, exc, make_url
 from sqlalchemy.pool import NullPool
 
-from pipeline import storage
+from pipeline import disk, storage
 from pipeline.config import Data
 from pipeline.errors import ConfigError, DataError, InfrastructureError
+from pipeline.parts import opened
 from pipeline.sources import stores
 from pipeline.sources.file import File
 from pipeline.sources.values import typed, widened
@@ -55,7 +56,7 @@ def fetched(data: Data, *, folder: Path) -> File:
             closing(connection.exec_driver_sql(data.query)) as result,
         ):
             whole = _written(directory, _batches(result, where))
-        path = folder / f"query-{key}-{storage.sha256(whole)[:16]}.parquet"
+        path = folder / f"query-{key}-{disk.sha256(whole)[:16]}.parquet"
         _keep(whole, path)
     _sweep(folder, key, newest=path)
     return stores.described(stores.place(str(path)), name=f"query-{key}.parquet")
@@ -94,7 +95,7 @@ def _written(directory: Path, batches: Iterator[pa.RecordBatch]) -> Path:
 
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Path:
-    with storage.storage_errors(path):
+    with disk.storage_errors(path):
         with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
             for batch in filter(len, batches):
                 writer.write_batch(batch)
@@ -104,7 +105,7 @@ def _write(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> 
 
 
 def _read(path: Path) -> Iterator[pa.RecordBatch]:
-    with storage.opened(path) as file:
+    with opened(path) as file:
         yield from file.iter_batches(batch_size=ROWS)
 
 
@@ -177,7 +178,7 @@ def _reason(error: Exception) -> str:
 
 def _keep(staged: Path, path: Path) -> None:
     """Give the file its name, unless one of the same content has it; note that it is in use."""
-    with storage.storage_errors(path):
+    with disk.storage_errors(path):
         try:
             os.link(staged, path)
         except FileExistsError:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.disk import storage_errors
 from pipeline.errors import DataError
-from pipeline.storage import storage_errors
 
 
 def example(name: str, folder: Path) -> Path:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from pipeline.config import Data
-from pipeline.kinds import is_list
+from pipeline.schema.kinds import is_list
 from pipeline.sources.bits import after, where, within
 from pipeline.sources.file import Block, File, Piece
 from pipeline.sources.limits import check_names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import Data
 from pipeline.errors import DataError, InfrastructureError
+from pipeline.schema.layout import check_unique
 from pipeline.sources.file import File
 
 SMALL: Final = 64 << 20
@@ -51,13 +51,7 @@ def check_names(names: Sequence[str], file: File, data: Data) -> None:
     if len(names) > data.max_columns:
         limit = f"data.max_columns is {data.max_columns:,}: raise it, or leave some out"
         raise DataError(f"has {len(names):,} columns", file.name, limit)
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise DataError(f"two columns are named {name!r}", file.name, "rename one of them")
-    seen: dict[str, str] = {}
-    for name in names:
-        if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise DataError(f"columns {other!r} and {name!r} differ only in case", file.name, "rename one of them")
+    check_unique(names, file=file.name)
 
 
 def check_cells(batch: pa.RecordBatch, file: File, data: Data) -> None:

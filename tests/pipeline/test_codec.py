@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import fitting
 from pipeline.codec import SHAPE, Codec
 from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
+from pipeline.features import fitting
 from pipeline.schema import arrow_type
 from vae import checkpoint
 from vae.config import ModelConfig, Network

@@ -11,10 +11,10 @@ import pytest
 import torch
 from harness import small_settings
 
-from pipeline import encode, fitting, ingest, latents, runfile
+from pipeline import encode, ingest, latents, runfile
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
-from pipeline.features import Features
+from pipeline.features import Features, fitting
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
 from vae import VAE, ModelConfig, checkpoint

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ingest, inventory, runfile, snapshots, sources
+from pipeline import ingest, runfile, snapshots, sources
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
+from pipeline.intake import inventory
 from pipeline.records import Ingested
 from pipeline.snapshots import Snapshot
 

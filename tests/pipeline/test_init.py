@@ -15,8 +15,8 @@ import pytest
 from pipeline import runfile, sources
 from pipeline.errors import DataError
 from pipeline.init import default_name, init
-from pipeline.intake import Intake, Share
-from pipeline.kinds import arrow_type
+from pipeline.intake.taking import Intake, Share
+from pipeline.schema import arrow_type
 
 
 def written(source: Path) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import fitting, linear
+from pipeline import linear
 from pipeline.columns import ColumnConfig
+from pipeline.features import fitting
 
 
 def fitted(*, latent: int) -> tuple[linear.Linear, pa.Table, torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import latents, reduce, runfile, storage
 from pipeline.errors import DataError
+from pipeline.parts import write
 from pipeline.records import Encoded
 from pipeline.reduce import Components
 from pipeline.snapshots import Snapshot
@@ -115,7 +116,7 @@ def encoded(folder: Path, codes: Codes, *, ids: list[Any], files: int = 3) -> En
             mu = pa.FixedSizeListArray.from_arrays(pa.array(codes[rows].ravel()), type=latents.vector(latent))
             names, model = pa.array([ids[i] for i in rows]), pa.array(["1"] * len(rows))
             batch = pa.RecordBatch.from_arrays([names, mu, mu, model], schema=schema)
-            parts.append(storage.write(directory, f"part-{number:05d}.parquet", [batch], schema=schema))
+            parts.append(write(directory, f"part-{number:05d}.parquet", [batch], schema=schema))
         facts = {"run_key": "k", "contract": latents.CONTRACT, "latent": latent, "id": "key"}
         snapshot = storage.publish(root, directory, parts, facts)
     return Encoded(

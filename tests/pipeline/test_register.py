@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import rows
 
-from pipeline import fitting, register
+from pipeline import register
 from pipeline.codec import Codec
+from pipeline.features import fitting
 from vae.config import ModelConfig, Network
 from vae.model import VAE
 

@@ -15,6 +15,7 @@ import pytest
 from pipeline import latents, snapshots, storage
 from pipeline.config import RESERVED
 from pipeline.errors import DataError
+from pipeline.parts import write
 from pipeline.snapshots import Snapshot
 
 SCHEMA = latents.schema(id=pa.field("id", pa.int64()), latent=2, recon=None, passthrough=[])
@@ -34,7 +35,7 @@ def published(
     key = f"key-{len(snapshots.versions(root))}"
     manifest = {"run_key": key, "contract": latents.CONTRACT, "latent": 2, **(facts or {})}
     with storage.attempt(root, key) as directory:
-        parts = [storage.write(directory, f"part-{i}.parquet", [it], schema=schema) for i, it in enumerate(batches)]
+        parts = [write(directory, f"part-{i}.parquet", [it], schema=schema) for i, it in enumerate(batches)]
         return storage.publish(root, directory, parts, manifest)
 
 
@@ -118,7 +119,7 @@ def test_a_snapshot_of_something_else_is_refused(tmp_path: Path) -> None:
     """A dataset is a snapshot, too, but holds no latents: DataError, not KeyError."""
     schema = pa.schema([("id", pa.int64())])
     with storage.attempt(tmp_path, "k") as directory:
-        parts = [storage.write(directory, "p.parquet", [pa.RecordBatch.from_pydict({"id": [1]})], schema=schema)]
+        parts = [write(directory, "p.parquet", [pa.RecordBatch.from_pydict({"id": [1]})], schema=schema)]
         storage.publish(tmp_path, directory, parts, {"run_key": "k", "contract": 1, "kind": "dataset"})
     with pytest.raises(DataError):
         latents.read(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import latents, snapshots, storage
 from pipeline.errors import DataError, InfrastructureError
+from pipeline.parts import ROW_GROUP_ROWS, write
 from pipeline.schema import arrow_type
 from pipeline.snapshots import Snapshot
 
@@ -30,9 +31,7 @@ def numbers(*values: int) -> pa.RecordBatch:
 def published(root: Path, key: str, *values: int) -> Snapshot:
     """A snapshot of two files, made as a step makes it."""
     with storage.attempt(root, key) as directory:
-        parts = [
-            storage.write(directory, f"part-{i:05d}.parquet", [numbers(*values, i)], schema=SCHEMA) for i in range(2)
-        ]
+        parts = [write(directory, f"part-{i:05d}.parquet", [numbers(*values, i)], schema=SCHEMA) for i in range(2)]
         return storage.publish(root, directory, parts, {"run_key": key, "kind": "numbers"})
 
 
@@ -89,7 +88,7 @@ def test_publishing_is_all_or_nothing(tmp_path: Path) -> None:
 
     def breaks_off(error: Exception | None) -> None:
         with storage.attempt(tmp_path, "k") as directory:
-            parts = [storage.write(directory, f"part-{i}.parquet", [numbers(i)], schema=SCHEMA) for i in range(2)]
+            parts = [write(directory, f"part-{i}.parquet", [numbers(i)], schema=SCHEMA) for i in range(2)]
             if error is not None:
                 raise error
             (directory / parts[1].staged).unlink()
@@ -111,7 +110,7 @@ def test_a_batch_that_cannot_be_written_is_no_file(tmp_path: Path) -> None:
         raise DataError("bad row")
 
     with pytest.raises(DataError, match="bad row"), storage.attempt(tmp_path, "k") as directory:
-        storage.write(directory, "part-00000.parquet", broken(), schema=SCHEMA)  # type: ignore[arg-type]
+        write(directory, "part-00000.parquet", broken(), schema=SCHEMA)  # type: ignore[arg-type]
     assert snapshots.versions(tmp_path) == []
 
 
@@ -191,7 +190,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
 def test_a_row_too_few_is_not_published(tmp_path: Path) -> None:
     """The parts hold what was read, or it is an error."""
     with storage.attempt(tmp_path, "k") as directory:
-        parts = [storage.write(directory, "part-00000.parquet", [numbers(1, 2)], schema=SCHEMA)]
+        parts = [write(directory, "part-00000.parquet", [numbers(1, 2)], schema=SCHEMA)]
         storage.verify_rows(2, parts, tmp_path)
         with pytest.raises(DataError, match="2 rows written, 3 expected; nothing was published"):
             storage.verify_rows(3, parts, tmp_path)
@@ -225,7 +224,7 @@ def coded(rows: int) -> pa.RecordBatch:
 
 def test_every_leaf_has_the_encoding_of_its_type(tmp_path: Path) -> None:
     """In vectors too: floats BYTE_STREAM_SPLIT, whole numbers as differences, texts that repeat by dictionary."""
-    part = storage.write(tmp_path, "part.parquet", [coded(2000)], schema=LATENTS)
+    part = write(tmp_path, "part.parquet", [coded(2000)], schema=LATENTS)
     with pq.ParquetFile(tmp_path / part.staged) as file:
         assert file.schema_arrow.equals(LATENTS)
         group = file.metadata.row_group(0)
@@ -244,16 +243,16 @@ def test_every_leaf_has_the_encoding_of_its_type(tmp_path: Path) -> None:
 
 def test_row_groups_are_bounded(tmp_path: Path) -> None:
     """A large file has several."""
-    part = storage.write(tmp_path, "p", [numbers(*range(70_000)), numbers(1)], schema=SCHEMA)
+    part = write(tmp_path, "p", [numbers(*range(70_000)), numbers(1)], schema=SCHEMA)
     assert part.rows == 70_001
     metadata = pq.read_metadata(tmp_path / part.staged)
-    assert max(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)) <= storage.ROW_GROUP_ROWS
+    assert max(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)) <= ROW_GROUP_ROWS
 
 
 def test_a_flipped_byte_in_any_page_is_noticed(tmp_path: Path) -> None:
     """`latents.read` verifies page checksums: damage is an error, never other numbers."""
     with storage.attempt(tmp_path, "k") as directory:
-        parts = [storage.write(directory, "part-0.parquet", [coded(500)], schema=LATENTS)]
+        parts = [write(directory, "part-0.parquet", [coded(500)], schema=LATENTS)]
         facts = {"run_key": "k", "contract": latents.CONTRACT, "latent": 4}
         snapshot = storage.publish(tmp_path, directory, parts, facts)
     (path,) = snapshot.files

@@ -17,10 +17,11 @@ import torch
 from rows import cells, column
 from torch import Generator, Tensor, nn
 
-from pipeline import fitting, report, shards, summary, worker
+from pipeline import report, shards, summary, worker
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
+from pipeline.features import fitting
 from pipeline.records import Trained
 from pipeline.worker import STORY, Job
 from vae import checkpoint, evaluate, objectives, rival

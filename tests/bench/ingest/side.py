@@ -25,7 +25,12 @@ def duckdb(source: Path, out: Path) -> Callable[[], int]:
     read = "read_csv" if source.suffix == ".csv" else "read_parquet"
     target = out / "duckdb.parquet"
     query = f"COPY (SELECT * FROM {read}('{source}')) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
-    return lambda: duckdb.sql(query) or rows(target)
+
+    def convert() -> int:
+        duckdb.execute(query)
+        return rows(target)
+
+    return convert
 
 
 def polars(source: Path, out: Path) -> Callable[[], int]:

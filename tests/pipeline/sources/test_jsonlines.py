@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sourced import Rows, blocks, listed, ragged, rows, written
 
 from pipeline import sources
-from pipeline.casting import cast
 from pipeline.config import Data
 from pipeline.errors import DataError
+from pipeline.schema import cast
 from pipeline.sources import windows
 
 NAME = "in.jsonl"

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sourced import blocks, written
 
-from pipeline.casting import cast
-from pipeline.cells import Reading
 from pipeline.config import Data
-from pipeline.kinds import SCALARS
+from pipeline.schema import cast
+from pipeline.schema.cells import Reading
+from pipeline.schema.kinds import SCALARS
 from pipeline.sources.parser import Parser, converts_alike
 from pipeline.sources.quoting import Scan
 
