@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

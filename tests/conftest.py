@@ -8,6 +8,20 @@ from pathlib import Path
 import pytest
 from harness import ROOT, SHARED, Demo, latentpipe
 
+COSTLY = {"ray": {"ray_up", "prefect_up", "demo"}, "servers": {"s3_port", "postgres"}}
+"""Fixtures of which the session has one each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something costly stay in one process; `make test` spreads the others over two."""
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name == "e2e":  # its commands start a Ray of their own
+            needs.add("ray_up")
+        for group, fixtures in COSTLY.items():
+            if needs & fixtures:
+                item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

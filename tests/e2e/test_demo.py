@@ -104,7 +104,7 @@ def test_the_manifest_tells_the_whole_chain(demo: Demo) -> None:
     assert manifest["input"]["digest"] == demo.summary["ingested"]["digest"]
     assert sum(part["rows"] for part in manifest["files"]) == manifest["rows"] == 1797
     assert all(sha256(demo.latents / part["path"]) == part["sha256"] for part in manifest["files"])
-    assert [part["path"] for part in manifest["files"]] == [f"part-{i:05d}.parquet" for i in range(4)]
+    assert [part["path"] for part in manifest["files"]] == [f"part-00000-{i:03d}.parquet" for i in range(4)]
 
 
 def test_progress_is_plain_lines_and_no_noise(demo: Demo) -> None:
