@@ -29,12 +29,14 @@ from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
 from pipeline.features import fitting
+from pipeline.feed import rows
+from pipeline.job import Job
 from pipeline.progress import Stage
 from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.tracking import TrainingRun
-from pipeline.worker import STORY, Job, rows
+from pipeline.worker import STORY
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
