@@ -15,7 +15,7 @@ from ray.train.torch import get_device, prepare_model
 from pipeline import worker
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.errors import LatentpipeError
-from pipeline.worker import Place
+from pipeline.job import Place
 from vae.evaluate import Evaluation
 
 WRAPPED: Final[dict[str, Any]] = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}

@@ -9,99 +9,37 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
-from torch import Generator, Tensor, distributed, nn
+from torch import Generator, nn
 
-from pipeline import checkpoints, shards
+from pipeline import checkpoints, feed, filed, shards
 from pipeline.checkpoints import Metrics, Progress, copied
-from pipeline.config import Train
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
-from pipeline.parts import opened
+from pipeline.feed import Feed
+from pipeline.filed import Filed
+from pipeline.job import ALONE, Job, Place
+from pipeline.rows import Rows, Table, affordable, binarised, blocks
 from vae import checkpoint, evaluate, fit, noise, rival
-from vae.config import Column, ModelConfig, Network, Objective
+from vae.config import ModelConfig
 from vae.evaluate import BLOCK_ROWS, INFORMED, Evaluation
-from vae.likelihoods import Columns
 from vae.model import VAE
 
 CHECKPOINT_EVERY_S: Final = 5.0
 STORY: Final = "training.json"
 """Beside the model: rows of each split, the metrics of each epoch, the evaluation on the test rows."""
-SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
-CPU: Final = torch.device("cpu")
 _INT64: Final = (1 << 63) - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train on what; plain enough to travel."""
-
-    directory: str
-    """Of this training: `features.json` lies there; checkpoints and the model are written there."""
-    parts: tuple[str, ...]
-    id_column: str
-    validation: float
-    test: float
-    network: Network
-    objective: Objective
-    train: Train
-
-    @property
-    def path(self) -> Path:
-        """The directory."""
-        return Path(self.directory)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as tensors, on the training device."""
-
-    values: Tensor
-    observed: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The values and observed-mask of some rows."""
-        return self.values[index], self.observed[index]
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among its peers."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = CPU
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, the same on each."""
-        if self.world_size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
-
-    def agree(self, number: int) -> bool:
-        """Whether all ranks hold the same number."""
-        if self.world_size == 1:
-            return True
-        extremes = torch.tensor([number, -number], device=self.device)
-        distributed.all_reduce(extremes, op=distributed.ReduceOp.MAX)
-        return bool(extremes[0] == -extremes[1])
 
 
 def run(
     job: Job,
     *,
-    place: Place = Place(),
+    place: Place = ALONE,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
     report: Callable[[Metrics], None] = lambda metrics: None,
 ) -> tuple[Progress, Evaluation]:
@@ -110,7 +48,7 @@ def run(
     `prepare` wraps the loss for data-parallel work; `report` hears of each epoch, on rank 0.
     """
     torch.set_num_threads(job.train.cpus_per_worker)
-    splits = load(job, place.device)
+    splits = feed.load(job, place)
     trainer = _Trainer(job, place, splits, prepare)
     while not trainer.progress.exhausted(job.train):
         metrics = trainer.epoch()
@@ -119,44 +57,20 @@ def run(
     return trainer.progress, trainer.finish()
 
 
-def load(job: Job, device: torch.device) -> dict[int, Rows]:
-    """The rows of each split (TRAIN, VALIDATION, TEST), transformed, in the order of their files."""
-    features = Features.load(job.path)
-    chunks = [(*features.transform(batch), split) for batch, split in rows(job)]
-    values, observed, split = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True))
-    return {
-        kind: Rows(values[split == kind].to(device), observed[split == kind].to(device))
-        for kind in (shards.TRAIN, shards.VALIDATION, shards.TEST)
-    }
-
-
-def rows(job: Job) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.uint8]]]:
-    """The table's rows, batch by batch, with the split of each."""
-    for part in job.parts:
-        with opened(Path(part)) as file:
-            for batch in file.iter_batches():
-                yield batch, shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
-
-
-def binarised(columns: Sequence[Column], rows: Rows, *, seed: int) -> Rows:
-    """The rows with one fixed draw for the columns of which training draws anew."""
-    if not any(column.dynamic for column in columns):
-        return rows
-    uniform = torch.rand(rows.values.shape, generator=Generator().manual_seed(seed)).to(rows.values.device)
-    return Rows(noise.binarise(Columns(columns).to(uniform.device), rows.values, uniform), rows.observed)
-
-
 class _Trainer:
     """The state of a training on one rank, and its moves."""
 
     def __init__(
-        self, job: Job, place: Place, splits: dict[int, Rows], prepare: Callable[[nn.Module], nn.Module]
+        self, job: Job, place: Place, splits: dict[int, Table], prepare: Callable[[nn.Module], nn.Module]
     ) -> None:
         self.job, self.place = job, place
         torch.manual_seed(job.train.seed)
         columns = Features.load(job.path).model_columns()
         self.model = VAE(ModelConfig(columns=columns, network=job.network)).to(place.device)
         self.splits = splits
+        table = splits[shards.TRAIN]
+        assert isinstance(table, Rows | Filed)
+        self.feed = Feed(table, batch_rows=job.train.batch_rows, seed=job.train.seed, place=place)
         for held_out in (shards.VALIDATION, shards.TEST):
             self.splits[held_out] = binarised(columns, splits[held_out], seed=job.train.seed)
         self.adam = fit.optimizer(
@@ -206,7 +120,7 @@ class _Trainer:
         self.model.load_state_dict(self.best)
         train = binarised(self.model.config.columns, self.splits[shards.TRAIN], seed=self.job.train.seed)
         if self.job.network.prior == "mixture":
-            fit.fit_prior(self.model, train.values, train.observed, seed=self.job.train.seed)
+            fit.fit_prior_to(self.model, train.take, len(train), seed=self.job.train.seed)
         evaluation = self.judge(shards.TEST, samples=self.job.train.importance_samples)
         self._finite(evaluation.score, "bound on the test rows")
         if self.place.rank == 0:
@@ -214,6 +128,7 @@ class _Trainer:
             some = self.splits[shards.TEST].take(slice(INFORMED))
             evaluation = evaluate.examined(self.model, evaluation, *some, objective=self.job.objective)
             self._write(evaluation)
+            filed.discard(self.job)
         return evaluation
 
     def judge(self, split: int, *, samples: int = 0) -> Evaluation:
@@ -236,23 +151,14 @@ class _Trainer:
         for group in self.adam.param_groups:
             group["lr"] = rate
         generator = Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
-        order = shards.epoch(
-            len(rows),
-            batch_rows=train.batch_rows,
-            seed=train.seed,
-            epoch=self.progress.epoch,
-            world_size=place.world_size,
-            rank=place.rank,
-        )
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
         done = 0
-        for index, mine in order:
-            size = min(train.batch_rows, len(rows) - done)
-            drawn = self._noise(size, generator).take(mine, device=place.device)
+        for batch in self.feed.batches(self.progress.epoch):
+            drawn = self._noise(batch.size, generator).take(batch.places, device=place.device)
             beta = self.job.objective.beta_at(self.progress.epoch + done / len(rows))
-            batch = rows.take(torch.from_numpy(index))
-            loss += fit.step(self.loss, self.adam, *batch, drawn, share=place.world_size / size, beta=beta)
-            done += size
+            share = place.world_size / batch.size
+            loss += fit.step(self.loss, self.adam, batch.values, batch.observed, drawn, share=share, beta=beta)
+            done += batch.size
         return self._finite(float(place.total(loss)), "training loss")
 
     def _noise(self, rows: int, generator: Generator) -> noise.Noise:
@@ -269,19 +175,21 @@ class _Trainer:
             )
         return value
 
-    def _rivalled(self, evaluation: Evaluation, train: Rows) -> Evaluation:
+    def _rivalled(self, evaluation: Evaluation, train: Table) -> Evaluation:
         """With -log p(x) of the test rows under the rival, nats per row."""
         columns, test = self.model.config.columns, self.splits[shards.TEST]
-        fitted = rival.fit(columns, train.values, train.observed, latent=self.job.network.latent)
-        nll = -float(fitted.log_prob(test.values, test.observed).mean())
-        return replace(evaluation, rival_nll=nll, rival=fitted.name)
+        some = affordable(train, self.job.train.memory_mb)
+        fitted = rival.fit(columns, some.values, some.observed, latent=self.job.network.latent)
+        nll = -float(torch.cat([fitted.log_prob(*block) for block in blocks(test)]).mean())
+        name = fitted.name if len(some) == len(train) else f"{fitted.name} by {len(some):,} training rows"
+        return replace(evaluation, rival_nll=nll, rival=name)
 
     def _write(self, evaluation: Evaluation) -> None:
         partial = self.job.path / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         checkpoint.save(self.model, partial)
         Features.load(self.job.path).save(partial)
-        rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
+        rows = {name: len(self.splits[split]) for name, split in shards.SPLITS.items()}
         story = {"rows": rows, **asdict(self.progress.without_times()), "evaluation": asdict(evaluation)}
         (partial / STORY).write_text(json.dumps(story, indent=1))
         checkpoint.seal(partial)
