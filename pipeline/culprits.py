@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import feed, shards
+from pipeline import rows, shards
 from pipeline.feed import Batch
 from pipeline.job import Job
 from vae.model import VAE
@@ -41,9 +41,9 @@ class Culprits:
         bad = ~fit.isfinite()
         steep = [_steep(model, column) for column in fit.sum(0)]
         columns = bad.any(0).cpu() | torch.tensor(steep)
-        rows = bad.any(1).cpu().numpy()
-        numbers = batch.numbers[rows] if rows.any() else batch.numbers
-        return cls(tuple(columns.nonzero()[:, 0].tolist()), tuple(map(int, numbers)), bool(rows.any()))
+        struck = bad.any(1).cpu().numpy()
+        numbers = batch.numbers[struck] if struck.any() else batch.numbers
+        return cls(tuple(columns.nonzero()[:, 0].tolist()), tuple(map(int, numbers)), bool(struck.any()))
 
     @classmethod
     def from_plain(cls, plain: str) -> Self:
@@ -76,7 +76,7 @@ def ids(job: Job, numbers: Sequence[int]) -> tuple[str, ...]:
         return ("***",) * len(numbers)
     found: list[str] = []
     wanted, before = np.asarray(numbers, dtype=np.int64), 0
-    for batch, split in feed.rows(job):
+    for batch, split in rows.read(job):
         there = np.flatnonzero(split == shards.TRAIN)
         here = wanted[(wanted >= before) & (wanted < before + len(there))] - before
         column = batch.column(job.id_column)

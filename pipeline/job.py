@@ -71,4 +71,4 @@ class Place:
 
 
 ALONE: Final = Place()
-"""The only one of its kind, on the CPU."""
+"""A process without peers, on the CPU."""

@@ -29,18 +29,18 @@ from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
 from pipeline.features import fitting
-from pipeline.feed import rows
+from pipeline.feed import check_memory
 from pipeline.job import Job
 from pipeline.progress import Stage
 from pipeline.ranks import Board, loop
 from pipeline.records import Ingested, Trained
+from pipeline.rows import read
 from pipeline.snapshots import Snapshot
 from pipeline.tracking import TrainingRun
 from pipeline.worker import STORY
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
-BYTES_PER_FEATURE = 5
 POLL_S = 0.3
 COLLECTIVE_TIMEOUT_S = 120
 
@@ -109,20 +109,14 @@ def prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
             ingested.snapshot,
             "more rows, or other shares in data.validation and data.test",
         )
-    width = sum(feature.width for feature in fitted.columns)
-    needed = -(-ingested.rows * width * BYTES_PER_FEATURE // 2**20)
-    if needed > config.train.memory_mb:
-        raise ConfigError(
-            f"the rows take {needed:,} MB in each worker, train.memory_mb allows {config.train.memory_mb:,}",
-            cure=f"--set train.memory_mb={needed}, or fewer features",
-        )
+    check_memory(ingested.rows, fitted.width, memory_mb=config.train.memory_mb)
     fitted.save(directory)
     return job
 
 
 def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]:
     """The rows to fit on; `counts` learns how many rows each split has."""
-    for batch, split in rows(job):
+    for batch, split in read(job):
         for kind in counts:
             counts[kind] += int((split == kind).sum())
         yield batch.filter(pa.array(split == shards.TRAIN))

@@ -22,8 +22,10 @@ from pipeline.checkpoints import Metrics, Progress, Restart, State, copied
 from pipeline.culprits import Culprits
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
-from pipeline.feed import Batch, Feed, Rows, binarised
+from pipeline.feed import Batch, Feed
+from pipeline.filed import Filed
 from pipeline.job import Job, Place
+from pipeline.rows import Rows, Table, binarised
 from vae import evaluate, fit, noise
 from vae.config import ModelConfig
 from vae.evaluate import BLOCK_ROWS, Evaluation
@@ -95,7 +97,7 @@ class Trainer:
         self,
         job: Job,
         place: Place,
-        splits: dict[int, Rows],
+        splits: dict[int, Table],
         prepare: Callable[[nn.Module], nn.Module],
         tell: Callable[[str], None],
     ) -> None:
@@ -104,7 +106,9 @@ class Trainer:
         torch.manual_seed(job.train.seed)
         columns = Features.load(job.path).model_columns()
         self.model = VAE(ModelConfig(columns=columns, network=job.network)).to(place.device)
-        self.feed = Feed(splits[shards.TRAIN], job, place)
+        table = splits[shards.TRAIN]
+        assert isinstance(table, Rows | Filed)
+        self.feed = Feed(table, batch_rows=job.train.batch_rows, seed=job.train.seed, place=place)
         self.held_out = {
             split: binarised(columns, splits[split], seed=job.train.seed) for split in (shards.VALIDATION, shards.TEST)
         }

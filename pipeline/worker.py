@@ -12,19 +12,18 @@ from typing import Final
 import torch
 from torch import nn
 
-from pipeline import shards
+from pipeline import feed, filed, shards
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.feed import Rows, binarised, load
 from pipeline.job import ALONE, Job, Place
+from pipeline.rows import Table, affordable, binarised, blocks
 from pipeline.trainer import Trainer
 from vae import checkpoint, evaluate, fit, rival
 from vae.evaluate import INFORMED, Evaluation
 
 STORY: Final = "training.json"
 """Beside the model: rows of each split, the metrics of each epoch, the evaluation on the test rows."""
-SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
 
 
 def run(
@@ -41,7 +40,7 @@ def run(
     user should know.
     """
     torch.set_num_threads(job.train.cpus_per_worker)
-    splits = load(job, place.device)
+    splits = feed.load(job, place)
     trainer = Trainer(job, place, splits, prepare, tell)
     while not trainer.progress.exhausted(job.train):
         metrics = trainer.epoch()
@@ -50,13 +49,13 @@ def run(
     return trainer.progress, _finish(trainer, splits)
 
 
-def _finish(trainer: Trainer, splits: dict[int, Rows]) -> Evaluation:
+def _finish(trainer: Trainer, splits: dict[int, Table]) -> Evaluation:
     """The best weights, with their prior, judged on the test rows; rank 0 writes them down."""
     job, model, seed = trainer.job, trainer.model, trainer.job.train.seed
     model.load_state_dict(trainer.state.best)
     train = binarised(model.config.columns, splits[shards.TRAIN], seed=seed)
     if job.network.prior == "mixture":
-        fit.fit_prior(model, train.values, train.observed, seed=seed)
+        fit.fit_prior_to(model, train.take, len(train), seed=seed)
     evaluation = trainer.judge(shards.TEST, samples=job.train.importance_samples)
     if not math.isfinite(evaluation.score):
         raise DataError(
@@ -66,16 +65,19 @@ def _finish(trainer: Trainer, splits: dict[int, Rows]) -> Evaluation:
         test = trainer.held_out[shards.TEST]
         evaluation = _rivalled(trainer, evaluation, train, test)
         evaluation = evaluate.examined(model, evaluation, *test.take(slice(INFORMED)), objective=job.objective)
-        _write(trainer, evaluation, {name: len(splits[split]) for name, split in SPLITS.items()})
+        _write(trainer, evaluation, {name: len(splits[split]) for name, split in shards.SPLITS.items()})
+        filed.discard(job)
     return evaluation
 
 
-def _rivalled(trainer: Trainer, evaluation: Evaluation, train: Rows, test: Rows) -> Evaluation:
+def _rivalled(trainer: Trainer, evaluation: Evaluation, train: Table, test: Table) -> Evaluation:
     """With -log p(x) of the test rows under the rival, nats per row."""
     latent = trainer.job.network.latent
-    fitted = rival.fit(trainer.model.config.columns, train.values, train.observed, latent=latent)
-    nll = -float(fitted.log_prob(test.values, test.observed).mean())
-    return replace(evaluation, rival_nll=nll, rival=fitted.name)
+    some = affordable(train, trainer.job.train.memory_mb)
+    fitted = rival.fit(trainer.model.config.columns, some.values, some.observed, latent=latent)
+    nll = -float(torch.cat([fitted.log_prob(*block) for block in blocks(test)]).mean())
+    name = fitted.name if len(some) == len(train) else f"{fitted.name} by {len(some):,} training rows"
+    return replace(evaluation, rival_nll=nll, rival=name)
 
 
 def _write(trainer: Trainer, evaluation: Evaluation, rows: dict[str, int]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,9 @@ from vae.model import VAE
 from vae.noise import Noise, binarise, corrupt
 from vae.objectives import elbo, iwae
 from vae.penalties import Total
+
+CANDIDATES: Final = 1 << 20
+"""Rows, evenly spaced where there are more, among which those for the prior are chosen."""
 
 
 class Loss(nn.Module):
@@ -122,7 +125,6 @@ def step(
     return total.detach()
 
 
-@torch.no_grad()
 def fit_prior(
     model: VAE,
     values: Float[Tensor, "batch feature"],
@@ -132,9 +134,23 @@ def fit_prior(
     rows: int = 10_000,
 ) -> None:
     """Fit the mixture prior of a trained model to the codes of at most `rows` rows, chosen by the seed."""
+
+    def take(index: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = index.to(values.device)
+        return values[chosen], observed[chosen]
+
+    fit_prior_to(model, take, len(values), seed=seed, rows=rows)
+
+
+@torch.no_grad()
+def fit_prior_to(
+    model: VAE, take: Callable[[Tensor], tuple[Tensor, Tensor]], total: int, *, seed: int, rows: int = 10_000
+) -> None:
+    """The same where `take` fetches the values and observed-mask of some of `total` rows; few are ever in memory."""
     generator = Generator().manual_seed(seed)
-    chosen = torch.randperm(len(values), generator=generator)[:rows].to(values.device)
-    posterior = model.encode(values[chosen], observed[chosen])
+    candidates = min(total, CANDIDATES)
+    chosen = torch.randperm(candidates, generator=generator)[:rows] * total // candidates
+    posterior = model.encode(*take(chosen))
     logvar = posterior.logvar if model.stochastic else torch.full_like(posterior.logvar, -torch.inf)
     components = model.config.network.prior_components
     model.set_prior(priors.fit(posterior.mean, logvar, components=components, generator=generator))

@@ -17,13 +17,14 @@ import torch
 from rows import cells, column
 from torch import Generator, Tensor, nn
 
-from pipeline import feed, report, shards, summary, trainer, worker
+from pipeline import report, shards, summary, trainer, worker
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.features import fitting
-from pipeline.job import Job
+from pipeline.job import CPU, Job
 from pipeline.records import Trained
+from pipeline.rows import binarised, resident
 from pipeline.worker import STORY
 from vae import checkpoint, evaluate, objectives, rival
 from vae.config import Network, Objective
@@ -109,8 +110,8 @@ def prepared(
 
 def held_out(job: Job, model: VAE) -> tuple[Tensor, Tensor]:
     """The test rows as they are judged."""
-    rows = feed.load(job, torch.device("cpu"))[shards.TEST]
-    return feed.binarised(model.config.columns, rows, seed=job.train.seed).take(slice(None))
+    rows = resident(job, CPU)[shards.TEST]
+    return binarised(model.config.columns, rows, seed=job.train.seed).take(slice(None))
 
 
 def story(job: Job) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def test_a_mixed_table_is_judged_in_nats_against_its_rival(tmp_path: Path) -> No
     again = evaluate.judge(model, [(values, observed)], samples=200, seed=job.train.seed)
     assert again.nll == pytest.approx(found.nll, rel=1e-6)
 
-    train = feed.binarised(model.config.columns, feed.load(job, torch.device("cpu"))[shards.TRAIN], seed=0)
+    train = binarised(model.config.columns, resident(job, CPU)[shards.TRAIN], seed=0)
     linear = rival.fit(model.config.columns, train.values, train.observed, latent=2)
     assert found.rival_nll == pytest.approx(-float(linear.log_prob(values, observed).mean()))
     assert found.gain == pytest.approx(found.rival_nll - found.nll)
@@ -258,7 +259,7 @@ def test_dynamic_binarisation_draws_in_every_step_and_judges_one_draw(
     *validation, test = judged
     assert all(torch.equal(values, validation[0]) for values in validation)
     assert set(torch.cat([validation[0], test]).unique().tolist()) == {0.0, 1.0}
-    probabilities = feed.load(job, torch.device("cpu"))[shards.TEST].values
+    probabilities = resident(job, CPU)[shards.TEST].values
     assert test.mean() == pytest.approx(float(probabilities.mean()), abs=4 * 0.5 / math.sqrt(test.numel()))
 
 

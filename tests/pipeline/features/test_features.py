@@ -422,6 +422,15 @@ def test_a_missing_column_is_named() -> None:
         found.transform(rows.drop_columns(["sold"]))
 
 
+def test_a_column_of_another_type_is_refused() -> None:
+    """What is served is what was trained on, and nothing that only looks like it."""
+    rows, found = mixed()
+    at = rows.schema.get_field_index("sold")
+    wider = rows.set_column(at, "sold", rows.column("sold").cast(pa.float64()))
+    with pytest.raises(DataError, match=f"column 'sold' is double; the model was trained on {rows.column(at).type}"):
+        found.transform(wider)
+
+
 def test_a_table_of_the_whole_family_goes_there_and_back() -> None:
     """Every likelihood side by side: each cell that is there comes back in its own column, type and units."""
     rows, columns = family()
