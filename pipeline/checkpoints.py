@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config import Train
 from pipeline.disk import storage_errors, sync
 from pipeline.errors import ConfigError
-from vae import checkpoint
+from vae import checkpoint, fit
 from vae.model import VAE
 
 STATE, PROGRESS = "state.pt", "progress.json"
@@ -103,8 +103,8 @@ class State:
 
     model: VAE
     adam: torch.optim.Optimizer
-    average: Weights
-    """Of the weights so far, if they are averaged; else empty."""
+    average: fit.Average | None
+    """Of the weights, if they are averaged."""
     best: Weights
     noise: Tensor
     """State of the generator that the epoch's noise comes from."""
@@ -120,7 +120,8 @@ def save(directory: Path, state: State, settings: dict[str, Any]) -> None:
         for left in folder.glob("*.partial"):
             shutil.rmtree(left)
         checkpoint.save(state.model, partial)
-        rest = {"adam": state.adam.state_dict(), "average": state.average, "best": state.best, "noise": state.noise}
+        average = state.average.weights if state.average else {}
+        rest = {"adam": state.adam.state_dict(), "average": average, "best": state.best, "noise": state.noise}
         torch.save(rest, partial / STATE)
         facts = {"format": FORMAT, "settings": settings, "progress": asdict(progress)}
         (partial / PROGRESS).write_text(json.dumps(facts))
@@ -154,7 +155,9 @@ def resume(
     state.model.load_state_dict(checkpoint.load(newest).state_dict())
     rest = torch.load(newest / STATE, weights_only=True, map_location=device)
     state.adam.load_state_dict(rest["adam"])
-    state.average, state.best, state.noise = rest["average"], rest["best"], rest["noise"].cpu()
+    if state.average:
+        state.average.load(rest["average"])
+    state.best, state.noise = rest["best"], rest["noise"].cpu()
     state.progress = Progress.from_plain(facts["progress"])
 
 

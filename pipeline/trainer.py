@@ -15,18 +15,20 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from pipeline import checkpoints, culprits, keys, shards
 from pipeline.checkpoints import Metrics, Progress, Restart, State, copied
 from pipeline.culprits import Culprits
+from pipeline.descent import Descent
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
-from pipeline.feed import Batch, Feed
+from pipeline.feed import Feed
 from pipeline.filed import Filed
 from pipeline.job import Job, Place
 from pipeline.rows import Rows, Table, binarised
-from vae import evaluate, fit, noise
+from pipeline.watch import Diverged
+from vae import evaluate, fit
 from vae.config import ModelConfig
 from vae.evaluate import BLOCK_ROWS, Evaluation
 from vae.model import VAE
@@ -34,60 +36,8 @@ from vae.model import VAE
 WINDOW: Final = 16
 """Steps after which all ranks look at their losses together."""
 RESTARTS: Final = 2
-HALVINGS: Final = 4
 JUDGED_ROWS: Final = 8192
 _INT64: Final = (1 << 63) - 1
-
-
-class Diverged(Exception):
-    """A number that must be finite is not; the same on every rank."""
-
-    def __init__(self, what: str, step: int, columns: tuple[str, ...], numbers: tuple[int, ...]) -> None:
-        super().__init__(what, step, columns, numbers)
-        self.what, self.step, self.columns, self.numbers = what, step, columns, numbers
-
-
-class Watch:
-    """Looks at the loss and the gradient of every step; from the first that is not finite on, no weight moves.
-
-    It asks nothing of a GPU before the window's end.
-    """
-
-    def __init__(self, adam: torch.optim.Optimizer, device: torch.device) -> None:
-        self.struck = torch.zeros((), device=device)
-        adam.found_inf = self.struck  # type: ignore[attr-defined]  # by which a fused step skips itself
-        adam.register_step_pre_hook(self._look)
-        self.losses, self.marks = list[Tensor](), list[Tensor]()
-
-    def __len__(self) -> int:
-        return len(self.losses)
-
-    def note(self, loss: Tensor) -> None:
-        """Remember the loss of a step."""
-        self._mark(loss)
-        self.losses.append(loss)
-        self.marks.append(self.struck.clone())
-
-    def summary(self) -> Tensor:
-        """Sum of the losses, and whether any number was not finite."""
-        return torch.stack([torch.stack(self.losses).double().sum(), self.struck.double()])
-
-    def first(self) -> int:
-        """Number of the first step in the window that was not finite; if none was, that of the next one."""
-        return int(torch.stack(self.marks).eq(0).sum())
-
-    def clear(self) -> None:
-        """Begin a new window."""
-        self.struck.zero_()
-        self.losses.clear()
-        self.marks.clear()
-
-    def _look(self, adam: torch.optim.Optimizer, *rest: Any) -> None:
-        sums = [it.grad.sum() for group in adam.param_groups for it in group["params"] if it.grad is not None]
-        self._mark(torch.stack(sums).sum())
-
-    def _mark(self, number: Tensor) -> None:
-        torch.maximum(self.struck, (~number.isfinite()).to(self.struck.dtype), out=self.struck)
 
 
 class Trainer:
@@ -113,19 +63,15 @@ class Trainer:
             split: binarised(columns, splits[split], seed=job.train.seed) for split in (shards.VALIDATION, shards.TEST)
         }
         self.state = self._resumed()
-        self.watch = Watch(self.state.adam, place.device)
-        self.loss = prepare(fit.Loss(self.model, job.objective, total=place.total))
+        loss = prepare(fit.Loss(self.model, job.objective, total=place.total))
+        self.descent = Descent(job, place, self.state, loss, self.feed, self.tell)
+        self.descent.rehearse()
         self.saved_at = time.monotonic()
 
     @property
     def progress(self) -> Progress:
         """How far it is."""
         return self.state.progress
-
-    @property
-    def steps(self) -> int:
-        """Of an epoch."""
-        return -(-len(self.feed) // self.job.train.batch_rows)
 
     def epoch(self) -> Metrics:
         """One pass over the training rows, one over the validation rows, or as many as it takes to stay finite."""
@@ -156,7 +102,7 @@ class Trainer:
         state = State(
             model=self.model,
             adam=adam,
-            average=copied(self.model) if train.ema else {},
+            average=fit.Average(self.model, train.ema) if train.ema else None,
             best=copied(self.model),
             noise=Generator().get_state(),
             progress=Progress(),
@@ -220,50 +166,24 @@ class Trainer:
                 self.job.train.seed * 1_000_003 + progress.epoch & _INT64
             ).get_state()
         for batch in self.feed.batches(progress.epoch, start=progress.step):
-            self._descend(batch, self._noise(batch, generator))
-            if progress.step % WINDOW == 0 or progress.step == self.steps:
+            self.descent.step(batch, self.descent.noise(batch, generator))
+            if progress.step % WINDOW == 0 or progress.step == self.descent.steps:
                 if not self._settle():
                     break
                 self.state.noise = generator.get_state()
-                if progress.step < self.steps:
+                if progress.step < self.descent.steps:
                     self._keep()
         else:
             return
         raise self._diverged()
 
-    def _descend(self, batch: Batch, drawn: noise.Noise) -> None:
-        """One step, in as many pieces as memory asks for."""
-        progress, train, share = self.progress, self.job.train, self.place.world_size / batch.size
-        for group in self.state.adam.param_groups:
-            group["lr"] = self._rate()
-        beta = self.job.objective.beta_at(progress.epoch + progress.step * train.batch_rows / len(self.feed))
-        loss = fit.step(self.loss, self.state.adam, batch.values, batch.observed, drawn, share=share, beta=beta)
-        self.watch.note(loss)
-        progress.step += 1
-
-    def _rate(self) -> float:
-        train, progress = self.job.train, self.progress
-        return (
-            train.learning_rate
-            * fit.decayed(progress.epoch, train.epochs, decay=train.decay)
-            * 0.5 ** len(progress.restarts)
-        )
-
-    def _noise(self, batch: Batch, generator: Generator) -> noise.Noise:
-        """That of this rank's rows, of a whole global batch that is drawn alike on every rank."""
-        return self._drawn(batch.size, generator).take(batch.places, device=self.place.device)
-
-    def _drawn(self, rows: int, generator: Generator) -> noise.Noise:
-        latent = self.job.network.latent
-        return noise.draw(self.job.objective, self.model.columns, rows=rows, latent=latent, generator=generator)
-
     def _settle(self) -> bool:
         """Total the losses since the last time; whether all of them, and all gradients, were finite."""
-        loss, struck = self.place.total(self.watch.summary()).tolist()
+        loss, struck = self.place.total(self.descent.watch.summary()).tolist()
         if struck or not math.isfinite(loss):
             return False
         self.progress.loss += loss
-        self.watch.clear()
+        self.descent.watch.clear()
         return True
 
     def _keep(self, *, now: bool = False) -> None:
@@ -275,14 +195,14 @@ class Trainer:
     def _diverged(self) -> Diverged:
         """Why the last window was not finite: its first such batch, looked at again with the weights it met."""
         progress, batch_rows = self.progress, self.job.train.batch_rows
-        start = progress.step - len(self.watch)
-        step = start + min(map(int, self.place.hear(str(self.watch.first()))))
+        start = progress.step - len(self.descent.watch)
+        step = start + min(map(int, self.place.hear(str(self.descent.watch.first()))))
         generator = Generator()
         generator.set_state(self.state.noise)
         for _ in range(start, step):
-            self._drawn(batch_rows, generator)
+            self.descent.drawn(batch_rows, generator)
         batch = next(iter(self.feed.batches(progress.epoch, start=step)))
-        mine = Culprits.of(self.model, batch, self._noise(batch, generator))
+        mine = Culprits.of(self.model, batch, self.descent.noise(batch, generator))
         found = Culprits.joined([Culprits.from_plain(it) for it in self.place.hear(mine.to_plain())])
         names = [column.name for column in self.model.config.columns]
         return Diverged("training loss", step + 1, tuple(names[it] for it in found.columns), found.numbers)
@@ -300,7 +220,7 @@ class Trainer:
         progress, state = self.progress, self.state
         rate = self.state.adam.param_groups[0]["lr"]
         ids = culprits.ids(self.job, why.numbers)
-        told = _told(why, ids, epoch=progress.epoch + 1, rate=rate)
+        told = why.told(ids, epoch=progress.epoch + 1, rate=rate)
         if len(progress.restarts) == RESTARTS:
             raise DataError(
                 f"{told}, after {RESTARTS} restarts",
@@ -319,8 +239,9 @@ class Trainer:
         )
         self.model.load_state_dict(state.best)
         state.adam.state.clear()
-        state.average = copied(self.model) if state.average else {}
-        self.watch.clear()
+        if state.average:
+            state.average.load(state.best)
+        self.descent.watch.clear()
         self.tell(f"{told}; again from epoch {progress.epoch} at half the rate")
 
     @contextmanager
@@ -330,19 +251,8 @@ class Trainer:
             yield
             return
         present = copied(self.model)
-        self.model.load_state_dict(self.state.average)
+        self.model.load_state_dict(self.state.average.weights)
         try:
             yield
         finally:
             self.model.load_state_dict(present)
-
-
-def _told(why: Diverged, ids: tuple[str, ...], *, epoch: int, rate: float) -> str:
-    """A divergence as a clause."""
-    where = f"in epoch {epoch}" + (f", step {why.step}," if why.step else "")
-    some = why.columns[: culprits.TOLD]
-    more = f" and {len(why.columns) - len(some)} more" if len(why.columns) > len(some) else ""
-    columns = f"; columns {', '.join(some)}{more}" if some else "; no column by itself"
-    return f"the {why.what} was not finite {where} at learning rate {rate:g}{columns}" + (
-        f"; ids {', '.join(ids)}" if ids else ""
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Final, Literal
 
 import torch
@@ -102,6 +103,38 @@ def _stage(epoch: int) -> int:
     return stage
 
 
+def warmed(step: float, steps: float) -> float:
+    """What the learning rate is multiplied by in a step, counted from 0, when it rises over so many.
+
+    >>> [warmed(step, 4) for step in range(6)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+    return min(1.0, (step + 1) / steps) if steps else 1.0
+
+
+class Average:
+    """An exponential moving average of a model's parameters: w <- decay w + (1 - decay) parameter, step by step.
+
+    In its first t steps the decay is at most (1 + t) / (10 + t), so that where it began is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: it.detach().clone() for name, it in model.state_dict().items()}
+        """By name, as the model's own."""
+        self._parameters = [it.detach() for it in model.parameters()]
+        self._averages = [self.weights[name] for name, _ in model.named_parameters()]
+
+    def update(self, step: int) -> None:
+        """Take in the parameters as they are after so many steps."""
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin again from these."""
+        for name, tensor in self.weights.items():
+            tensor.copy_(weights[name])
+
+
 def step(
     loss: nn.Module,
     adam: torch.optim.Optimizer,
@@ -111,18 +144,44 @@ def step(
     *,
     share: float,
     beta: float | None = None,
+    clip: float = 0.0,
+    pieces: int = 1,
 ) -> Float[Tensor, ""]:
     """Descend once; return the batch's summed loss, detached. `loss` is a Loss, or a distributed wrapper around one.
 
     The gradient is that of `share` times the sum over the batch's rows. With `share = 1 / rows` it is the mean's; with
     `share = workers / global rows` and gradients averaged over workers it is the global mean's, however the rows are
-    spread.
+    spread. A gradient longer than `clip` is shortened to it, unless that is 0. In `pieces`, a batch takes less memory;
+    the gradient is the same, up to rounding, if no penalty looks at the batch as a whole.
     """
     adam.zero_grad(set_to_none=True)
-    total: Tensor = loss(values, observed, noise, beta).sum()
-    (total * share).backward()
+    total = descent(loss, values, observed, noise, share=share, beta=beta, pieces=pieces)
+    if clip:
+        nn.utils.clip_grad_norm_([it for group in adam.param_groups for it in group["params"]], clip)
     adam.step()
-    return total.detach()
+    return total
+
+
+def descent(
+    loss: nn.Module,
+    values: Float[Tensor, "batch feature"],
+    observed: Bool[Tensor, "batch feature"],
+    noise: Noise,
+    *,
+    share: float,
+    beta: float | None = None,
+    pieces: int = 1,
+) -> Float[Tensor, ""]:
+    """Add the gradient of `share` times the summed loss to the parameters'; return that sum, detached."""
+    rows = max(1, -(-len(values) // pieces))
+    parts = [slice(start, start + rows) for start in range(0, max(1, len(values)), rows)]
+    totals = []
+    for part in parts:
+        with nullcontext() if part is parts[-1] else getattr(loss, "no_sync", nullcontext)():
+            total: Tensor = loss(values[part], observed[part], noise.take(part, device=values.device), beta).sum()
+            (total * share).backward()
+        totals.append(total.detach())
+    return torch.stack(totals).sum() if len(totals) > 1 else totals[0]
 
 
 def fit_prior(
