@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import BackendConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.board import Board
 from pipeline.checkpoints import Metrics, Progress
@@ -32,7 +33,7 @@ RESIZE_S: Final = 60.0
 """How often an elastic training looks for more room; to take it, it starts anew from its last checkpoint."""
 
 
-class _Trainer(TorchTrainer):
+class _Trainer(DataParallelTrainer):
     """Ray's, without two actors that nothing here has a use for and every training would wait for.
 
     One deals out Ray Data sets. The other, which takes 12 s to stop where there is no dashboard, frees the workers of a
@@ -113,7 +114,7 @@ def _trainer(job: Job, board: Any) -> _Trainer:
     least, most = train.workers
     return _Trainer(
         partial(loop, job, board),  # only workers unpack it, so the controller need not import it
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        backend_config=_backend(train),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=train.use_gpu,
@@ -127,6 +128,13 @@ def _trainer(job: Job, board: Any) -> _Trainer:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+
+
+def _backend(train: Train) -> BackendConfig:
+    """torch's process group; none for a worker that is always alone, and no torch in its controller."""
+    if train.workers[1] == 1:
+        return BackendConfig()
+    return TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S)
 
 
 def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:

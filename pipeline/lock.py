@@ -43,7 +43,8 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         self.path, self.done = path, threading.Event()
-        threading.Thread(target=self._beat, daemon=True, name="lock").start()
+        self.heart = threading.Thread(target=self._beat, daemon=True, name="lock")
+        self.heart.start()
 
     def check(self) -> None:
         """Raise InfrastructureError if the lock is no longer the newest."""
@@ -55,6 +56,7 @@ class _Lock:
     def release(self) -> None:
         """Let the next one have it."""
         self.done.set()
+        self.heart.join()
         with suppress(OSError):
             self.path.write_text(json.dumps({"free": True}))
 
@@ -111,15 +113,15 @@ def _read(path: Path | None) -> bytes:
 
 def _facts(said: bytes) -> dict[str, Any]:
     with suppress(ValueError):  # torn: it is being written
-        facts: dict[str, Any] = json.loads(said)
-        return facts
+        facts = json.loads(said)
+        return facts if isinstance(facts, dict) else {}
     return {}
 
 
 def _free(said: bytes) -> bool:
     """Given back, or left by a process of this machine that is no more."""
     facts = _facts(said)
-    return facts.get("free", False) or (facts.get("host") == _me()["host"] and not _alive(facts["pid"]))
+    return bool(facts.get("free")) or (facts.get("host") == _me()["host"] and not _alive(facts["pid"]))
 
 
 def _holder(path: Path | None) -> str:
@@ -133,7 +135,7 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
