@@ -16,7 +16,8 @@ from pipeline import probes, shards
 from pipeline.codec import Codes
 from pipeline.config import RunConfig
 from pipeline.features import Feature, Features
-from pipeline.worker import CPU, Job, Rows, binarised, load, rows
+from pipeline.feed import Rows, binarised, load, rows
+from pipeline.job import CPU, Job
 from vae.config import CATEGORIES, Column
 
 Encode = Callable[[pa.Table], Codes]

@@ -5,7 +5,8 @@ A module of its own, because the actor's process imports it: no torch, no Ray he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+Note = dict[str, float] | str
+"""The metrics of an epoch, or what a user should know."""
 
 
 class Board:
@@ -15,13 +16,13 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self.pinned: list[Mapping[str, float]] = []
+        self.pinned: list[Note] = []
 
-    def pin(self, note: Mapping[str, float]) -> None:
-        """Add a note, such as the metrics of an epoch."""
+    def pin(self, note: Note) -> None:
+        """Add a note."""
         self.pinned.append(note)
 
-    def take(self) -> list[Mapping[str, float]]:
+    def take(self) -> list[Note]:
         """What was pinned since the last call."""
         taken, self.pinned = self.pinned, []
         return taken

@@ -136,8 +136,19 @@ class Train:
     """Adam's step size."""
     decay: Literal["none", "cosine", "threefold"] = "none"
     """How it falls with the epochs: not; to 0 by half a cosine; to a tenth over stages, each thrice as long (Burda)."""
+    warmup_epochs: Annotated[float, Bounds(ge=0)] = 0.0
+    """Epochs, or parts of one, over which the step size rises from 0, in equal steps; `decay` falls with it."""
     epsilon: Annotated[float, Bounds(gt=0, le=1)] = 1e-8
     """Adam's epsilon."""
+    clip_norm: Annotated[float, Bounds(ge=0)] = 0.0
+    """Longest gradient; a longer one is shortened to it. 0: as long as it is."""
+    ema: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
+    """Share that an exponential moving average of the weights keeps in each step, such as 0.999. The average is what is
+    judged, and registered. 0: the weights themselves."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the networks' matrix products; likelihoods and weights are float32 in any case."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the loss is compiled; auto: if the training is so long that it saves more time than it takes."""
     importance_samples: Count = 100
     """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0
@@ -149,6 +160,8 @@ class Train:
     """CPUs, and so threads, of each worker."""
     use_gpu: bool = False
     """One GPU per worker."""
+    checkpoint_s: Annotated[float, Bounds(ge=0)] = 30.0
+    """Seconds between two checkpoints, and so what an interruption costs at most; 0: as often as possible."""
     max_restarts: Count = 3
     """How often lost workers are replaced before the run fails."""
     memory_mb: Positive = 4096

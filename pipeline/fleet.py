@@ -18,13 +18,13 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from pipeline.board import Board
-from pipeline.checkpoints import Metrics, Progress
+from pipeline.board import Board, Note
+from pipeline.checkpoints import Progress
 from pipeline.cluster import own_error
 from pipeline.config import Train
 from pipeline.errors import InfrastructureError, from_plain
+from pipeline.job import Job
 from pipeline.ranks import loop
-from pipeline.worker import Job
 from vae.evaluate import Evaluation
 
 POLL_S: Final = 0.3
@@ -75,7 +75,7 @@ class _Room:
 
 
 def work(
-    job: Job, *, wait_s: float, hear: Callable[[list[Metrics]], None], check: Callable[[], None]
+    job: Job, *, wait_s: float, hear: Callable[[list[Note]], None], check: Callable[[], None]
 ) -> tuple[Progress, Evaluation]:
     """Run the workers to the training's end; while they run, `hear` is told what they report, and `check` called.
 
@@ -88,11 +88,10 @@ def work(
     with ThreadPoolExecutor(max_workers=1) as threads:  # not the main thread, where Ray would take over Ctrl-C
         future = threads.submit(trainer.fit)
         try:
-            for metrics in _pinned(board, future):
+            for notes in _pinned(board, future):
                 check()
                 room.check()
-                if metrics:
-                    hear(metrics)
+                hear(notes)
             outcome = json.loads(future.result().return_value)
         except (TrainingFailedError, RayError) as error:
             raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
@@ -101,7 +100,7 @@ def work(
             raise
     if "error" in outcome:
         raise from_plain(outcome["error"])
-    return Progress(**outcome["progress"]), Evaluation.from_plain(outcome["evaluation"])
+    return Progress.from_plain(outcome["progress"]), Evaluation.from_plain(outcome["evaluation"])
 
 
 def resources(train: Train) -> dict[str, int]:
@@ -137,7 +136,7 @@ def _backend(train: Train) -> BackendConfig:
     return TorchConfig(backend="nccl" if train.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S)
 
 
-def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
+def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Note]]:
     """What the workers report, every POLL_S seconds until they are done."""
     while not future.done():
         with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""What Ray runs on each rank: `worker.run`, which pins its metrics to the driver's board.
+"""What Ray runs on each rank: `worker.run`, which pins its metrics, and what else it has to say, to the driver's board.
 
 A module of its own, because every worker process imports it: no MLflow here.
 """
@@ -18,7 +18,7 @@ from ray.train.torch import get_device, prepare_model
 from pipeline import worker
 from pipeline.checkpoints import Metrics
 from pipeline.errors import LatentpipeError
-from pipeline.worker import Job, Place
+from pipeline.job import Job, Place
 
 WRAPPED: Final[dict[str, Any]] = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
 """Buffers are constants: there is nothing to synchronise in every step."""
@@ -39,7 +39,13 @@ def loop(job: Job, board: Any) -> str:
         ray.get(board.pin.remote(note))  # waits: what is pinned is there when the loop has ended
 
     try:
-        progress, evaluation = worker.run(job, place=place, prepare=partial(prepare_model, **WRAPPED), report=pin)
+        progress, evaluation = worker.run(
+            job,
+            place=place,
+            prepare=partial(prepare_model, **WRAPPED),
+            report=pin,
+            tell=lambda text: ray.get(board.pin.remote(text)),
+        )
     except LatentpipeError as error:
         return json.dumps({"error": error.to_plain()})
     return json.dumps({"progress": asdict(progress), "evaluation": asdict(evaluation)})

@@ -18,17 +18,20 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline import fleet, keys, lock, shards
+from pipeline.board import Note
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.errors import ConfigError, DataError
 from pipeline.features import fitting
+from pipeline.feed import rows
+from pipeline.job import Job
 from pipeline.progress import Stage, timed
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
 from pipeline.tracking import TrainingRun
-from pipeline.worker import STORY, Job, rows
+from pipeline.worker import STORY
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
@@ -135,21 +138,29 @@ def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]
 
 
 class _Listener:
-    """What workers report, told and logged, with the time it took until the first epoch began."""
+    """Tells and logs what the workers report, and how long it took until the first epoch began."""
 
     def __init__(self, config: RunConfig, stage: Stage, run: TrainingRun, startup: dict[str, float]) -> None:
         self.config, self.stage, self.run, self.startup = config, stage, run, startup
         self.called = time.monotonic()
 
-    def hear(self, epochs: list[Metrics]) -> None:
-        """Log them all, show the last."""
-        reached_s = [epoch.pop("loop_s") for epoch in epochs]
-        if "workers" not in self.startup:
-            waited_s, rows_s = time.monotonic() - self.called, reached_s[0] - epochs[0]["epoch_s"]
-            self.startup |= {"workers": round(waited_s - reached_s[0], 1), "rows": round(rows_s, 1)}
-        self.run.log(epochs)
-        score = self.config.objective.score(self.config.model)
-        self.stage.update(_line(epochs[-1], self.config.train.epochs, score))
+    def hear(self, notes: list[Note]) -> None:
+        """Say what is text; of the epochs, log all and show the last."""
+        for text in (it for it in notes if isinstance(it, str)):
+            self.stage.say(text)
+        if epochs := [it for it in notes if not isinstance(it, str)]:
+            reached_s = [epoch.pop("loop_s") for epoch in epochs]
+            if "workers" not in self.startup:
+                self._started(reached_s[0], reached_s[0] - epochs[0]["epoch_s"])
+            self.run.log(epochs)
+            score = self.config.objective.score(self.config.model)
+            self.stage.update(_line(epochs[-1], self.config.train.epochs, score))
+
+    def _started(self, reached_s: float, rows_s: float) -> None:
+        waited_s = time.monotonic() - self.called
+        self.startup |= {"workers": round(waited_s - reached_s, 1), "rows": round(rows_s, 1)}
+        items = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.startup.items())
+        self.stage.say(f"started in {sum(self.startup.values()):.1f} s: {items}")
 
 
 def _line(metrics: Metrics, epochs: int, score: str) -> str:

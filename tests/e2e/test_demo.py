@@ -97,7 +97,7 @@ def test_the_model_loads_on_torch_alone(demo: Demo) -> None:
 
 def test_the_manifest_tells_the_whole_chain(demo: Demo) -> None:
     """Model, training, input and every file's rows and sha256 stand in the manifest, and they are true."""
-    from pipeline.storage import sha256
+    from pipeline.disk import sha256
 
     manifest = json.loads((demo.latents / "_manifest.json").read_text())
     assert manifest["model"]["mlflow_run"] == demo.summary["trained"]["mlflow_run"]

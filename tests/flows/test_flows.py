@@ -73,7 +73,7 @@ def test_tasks_take_and_return_records_never_tables() -> None:
 
     plain = {RunConfig, *(it for it in vars(records).values() if inspect.isclass(it))}
     found = [it for it in vars(tasks).values() if isinstance(it, Task)]
-    assert len(found) == 7
+    assert len(found) == 8
     for task in found:
         hints = inspect.get_annotations(task.fn, eval_str=True)
         assert set(hints.values()) <= plain, task.name

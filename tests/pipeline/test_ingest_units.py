@@ -256,7 +256,7 @@ def test_a_file_that_changes_during_the_run_is_named(tmp_path: Path, monkeypatch
         path.write_text("id,x\n1,1\n")
         return blocks(piece, *arguments, **settings)
 
-    monkeypatch.setattr("pipeline.intake.sources.blocks", late)
+    monkeypatch.setattr("pipeline.intake.taking.sources.blocks", late)
     with pytest.raises(DataError, match=r"a\.csv: .*changed"):
         ingest.ingest(config(tmp_path))
     assert snapshots.versions(tmp_path / "w/datasets/t") == []

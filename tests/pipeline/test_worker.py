@@ -17,13 +17,14 @@ import torch
 from rows import cells, column
 from torch import Generator, Tensor, nn
 
-from pipeline import report, shards, summary, worker
+from pipeline import feed, report, shards, summary, trainer, worker
 from pipeline.checkpoints import Metrics, Progress
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.features import fitting
+from pipeline.job import Job
 from pipeline.records import Trained
-from pipeline.worker import STORY, Job
+from pipeline.worker import STORY
 from vae import checkpoint, evaluate, objectives, rival
 from vae.config import Network, Objective
 from vae.evaluate import Evaluation
@@ -108,8 +109,8 @@ def prepared(
 
 def held_out(job: Job, model: VAE) -> tuple[Tensor, Tensor]:
     """The test rows as they are judged."""
-    rows = worker.load(job, torch.device("cpu"))[shards.TEST]
-    return worker.binarised(model.config.columns, rows, seed=job.train.seed).take(slice(None))
+    rows = feed.load(job, torch.device("cpu"))[shards.TEST]
+    return feed.binarised(model.config.columns, rows, seed=job.train.seed).take(slice(None))
 
 
 def story(job: Job) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def test_a_mixed_table_is_judged_in_nats_against_its_rival(tmp_path: Path) -> No
     again = evaluate.judge(model, [(values, observed)], samples=200, seed=job.train.seed)
     assert again.nll == pytest.approx(found.nll, rel=1e-6)
 
-    train = worker.binarised(model.config.columns, worker.load(job, torch.device("cpu"))[shards.TRAIN], seed=0)
+    train = feed.binarised(model.config.columns, feed.load(job, torch.device("cpu"))[shards.TRAIN], seed=0)
     linear = rival.fit(model.config.columns, train.values, train.observed, latent=2)
     assert found.rival_nll == pytest.approx(-float(linear.log_prob(values, observed).mean()))
     assert found.gain == pytest.approx(found.rival_nll - found.nll)
@@ -178,13 +179,14 @@ def test_a_training_interrupted_is_the_training_in_one_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective
 ) -> None:
     """Noise, weights of the KL and learning rate are functions of seed and epoch: the files are equal to the byte."""
-    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", -1.0)
 
     def pull(metrics: Metrics) -> None:
         if metrics["epoch"] == 2:
             raise Interrupted
 
-    one, two = (prepared(tmp_path / name, objective=objective, epochs=4, decay="cosine") for name in "ab")
+    one, two = (
+        prepared(tmp_path / name, objective=objective, epochs=4, decay="cosine", checkpoint_s=0) for name in "ab"
+    )
     progress, found = worker.run(one)
     with pytest.raises(Interrupted):
         worker.run(two, report=pull)
@@ -245,7 +247,7 @@ def test_dynamic_binarisation_draws_in_every_step_and_judges_one_draw(
         return tally(model, values, observed, noise)
 
     tally, watched = evaluate.tally, list[Watched]()
-    monkeypatch.setattr(worker.evaluate, "tally", spy)
+    monkeypatch.setattr(trainer.evaluate, "tally", spy)
     worker.run(job, prepare=lambda loss: watched.append(Watched(loss)) or watched[0])
     (one, first), (two, second), (three, third) = watched[0].seen
     assert first.shape == one.shape
@@ -256,7 +258,7 @@ def test_dynamic_binarisation_draws_in_every_step_and_judges_one_draw(
     *validation, test = judged
     assert all(torch.equal(values, validation[0]) for values in validation)
     assert set(torch.cat([validation[0], test]).unique().tolist()) == {0.0, 1.0}
-    probabilities = worker.load(job, torch.device("cpu"))[shards.TEST].values
+    probabilities = feed.load(job, torch.device("cpu"))[shards.TEST].values
     assert test.mean() == pytest.approx(float(probabilities.mean()), abs=4 * 0.5 / math.sqrt(test.numel()))
 
 

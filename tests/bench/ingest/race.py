@@ -123,8 +123,8 @@ def _memory(memory: Memory) -> list[str]:
         "|---|---|---|---|",
         *(told.format(*which, *peaks) for which, peaks in memory.items()),
         "",
-        "`ours` works in threads of the process, as up to `ingest.local_mb`; `by_ray` by Ray Data actors, their cluster",
-        "being up. `second_run_s` is an ingest of what was ingested: a listing, with the interpreter's start-up left out.",
+        "`ours` works in threads of the process, as up to `ingest.local_mb`; `by_ray` by Ray Data actors.",
+        "`second_run_s`: an ingest of what was ingested is a listing; the interpreter's start-up is left out.",
     ]
 
 
