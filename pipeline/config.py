@@ -153,8 +153,9 @@ class Train:
     """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0
     """Of the initial weights, the order of rows and the posterior noise."""
-    num_workers: Positive = 2
-    """Ray Train workers; gradients equal those of one worker on the same batch."""
+    num_workers: Positive | tuple[Positive, Positive] = 2
+    """Ray Train workers, or the fewest and the most of them: `[1, 4]` goes on with the nodes there are. Gradients equal
+    those of one worker on the same batch."""
     cpus_per_worker: Positive = 1
     """CPUs, and so threads, of each worker."""
     use_gpu: bool = False
@@ -168,6 +169,13 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.workers[0] > self.workers[1]:
+            raise ValueError(f"num_workers = {list(self.workers)}: the fewest first, then the most")
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The fewest workers to go on with, and the most."""
+        return (self.num_workers, self.num_workers) if isinstance(self.num_workers, int) else self.num_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +253,8 @@ class Cluster:
     """CPUs of the embedded cluster; 0: enough for the workers asked for."""
     object_store_mb: Annotated[int, Bounds(ge=80)] = 256
     """Object store of the embedded cluster. Only facts pass through it, never rows."""
+    wait_s: Annotated[float, Bounds(ge=0)] = 60.0
+    """How long to wait for a running cluster to have, or to regain, room for the workers asked for."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -337,7 +347,7 @@ class RunConfig:
     @property
     def cpus(self) -> int:
         """CPUs that the run's workers take at most."""
-        return max(self.train.num_workers * self.train.cpus_per_worker, self.encode.num_workers)
+        return max(self.train.workers[1] * self.train.cpus_per_worker, self.encode.num_workers)
 
     def to_dict(self) -> Settings:
         """Plain JSON-able values, as a flow's parameter or a run's record."""
