@@ -95,7 +95,7 @@ class Descent:
         train, progress = self.job.train, self.state.progress
         return (
             train.learning_rate
-            * fit.warmed(self._done(), train.warmup_epochs * self.steps)
+            * fit.warmed(self._done(), round(train.warmup_epochs * self.steps))
             * fit.decayed(progress.epoch, train.epochs, decay=train.decay)
             * 0.5 ** len(progress.restarts)
         )

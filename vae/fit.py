@@ -103,7 +103,7 @@ def _stage(epoch: int) -> int:
     return stage
 
 
-def warmed(step: float, steps: float) -> float:
+def warmed(step: int, steps: int) -> float:
     """What the learning rate is multiplied by in a step, counted from 0, when it rises over so many.
 
     >>> [warmed(step, 4) for step in range(6)]

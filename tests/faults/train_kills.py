@@ -42,7 +42,7 @@ from vae import checkpoint
 from vae.checkpoint import WEIGHTS
 from vae.config import Network, Objective
 
-ROWS = 3000
+ROWS = 1500
 COLUMNS = {
     "height": ColumnConfig(type="float64", likelihood="gaussian", nullable=True),
     "visits": ColumnConfig(type="int64", likelihood="poisson"),
@@ -79,7 +79,7 @@ def described(folder: Path) -> Job:
         network=Network(latent=2, hidden=(32, 32)),
         objective=Objective(noise="masking", noise_level=0.1, annealing="linear", annealing_epochs=2.5),
         train=Train(
-            epochs=30,
+            epochs=10,
             patience=3,
             batch_rows=24,
             learning_rate=0.01,
