@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from vae import penalties
 from vae import prior as priors
 from vae.config import Objective
+from vae.likelihoods.likelihood import Observed
 from vae.model import VAE
 from vae.noise import Noise, binarise, corrupt
 from vae.objectives import elbo, iwae
@@ -38,7 +39,7 @@ class Loss(nn.Module):
     def forward(
         self,
         values: Float[Tensor, "batch feature"],
-        observed: Bool[Tensor, "batch feature"],
+        observed: Observed,
         noise: Noise,
         beta: float | None = None,
     ) -> Float[Tensor, " batch"]:
@@ -103,7 +104,7 @@ def step(
     loss: nn.Module,
     adam: torch.optim.Optimizer,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     noise: Noise,
     *,
     share: float,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from vae.likelihoods.likelihood import Observed
 from vae.model import VAE, Posterior
 
 
@@ -34,13 +35,14 @@ class Elbo:
 def elbo(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     posterior: Posterior,
     noise: Float[Tensor, "batch draw latent"],
 ) -> Elbo:
     """The bound's terms at the draws mean + std * noise. `posterior` may come from a corrupted row: a denoising VAE."""
     z = model.draw(posterior, noise)
-    fit = model.log_likelihood(values, observed, z).mean(1)
+    each = model.log_likelihood(values, observed, z)
+    fit = each.mean(1) if each.shape[1] > 1 else each.squeeze(1)
     return Elbo(fit, kl(model, posterior, z))
 
 
@@ -56,7 +58,7 @@ def kl(model: VAE, posterior: Posterior, z: Float[Tensor, "batch draw latent"]) 
 def log_weights(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     z: Float[Tensor, "batch draw latent"],
     posterior: Posterior,
 ) -> Float[Tensor, "batch draw"]:
@@ -68,7 +70,7 @@ def log_weights(
 def iwae(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     posterior: Posterior,
     noise: Float[Tensor, "batch draw latent"],
     *,
