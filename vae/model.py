@@ -88,10 +88,10 @@ class VAE(nn.Module):
     def infer(self, inputs: Float[Tensor, "batch input"]) -> Posterior:
         """q(z | x) given the embedded row."""
         hidden = self.encoder(inputs)
-        mean = bounded(self.mean(hidden), -MEAN_BOUND, MEAN_BOUND)
+        mean = bounded(self.mean(hidden).to(inputs.dtype), -MEAN_BOUND, MEAN_BOUND)
         if self.logvar is None:
             return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
-        return Posterior(mean, bounded(self.logvar(hidden), *LOGVAR_RANGE))
+        return Posterior(mean, bounded(self.logvar(hidden).to(inputs.dtype), *LOGVAR_RANGE))
 
     def draw(
         self, posterior: Posterior, noise: Float[Tensor, "batch draw latent"]
@@ -101,7 +101,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch output"]:
         """Parameters of p(x | z), to be read by `columns`."""
-        outputs: Tensor = self.decoder(z)
+        outputs: Tensor = self.decoder(z).to(z.dtype)
         return outputs
 
     def log_likelihood(
@@ -139,9 +139,7 @@ class VAE(nn.Module):
     @property
     def standard(self) -> bool:
         """Whether p(z) is N(0, I), so that the KL has a closed form."""
-        if self.config.network.prior != "mixture":
-            return self.config.network.prior == "normal"
-        return not bool(self.prior_mean.any() or self.prior_logvar.any())
+        return self._standard
 
     @torch.no_grad()
     def set_prior(self, prior: Prior) -> None:
@@ -154,6 +152,7 @@ class VAE(nn.Module):
         self.prior_log_weight.copy_(prior.log_weight)
         self.prior_mean.copy_(prior.mean)
         self.prior_logvar.copy_(prior.logvar)
+        _look(self)
 
     def _add_prior(self) -> None:
         """N(0, I) to begin with; a VampPrior's inputs begin as rows drawn from the marginals."""
@@ -165,8 +164,17 @@ class VAE(nn.Module):
         self.prior_log_weight: Tensor
         self.prior_mean: Tensor
         self.prior_logvar: Tensor
+        self._standard = network.prior != "vamp"
+        self.register_load_state_dict_post_hook(_look)
         if network.prior == "vamp":
             with torch.no_grad():
                 rows = self.columns.sample(self.columns.bias().expand(count, -1))
                 inputs = self.columns.embed(rows, torch.ones_like(rows, dtype=torch.bool))
             self.pseudo_inputs = nn.Parameter(inputs)
+
+
+def _look(model: nn.Module, *_: object) -> None:
+    """Note once, not in every step, whether the mixture that a model now has is still N(0, I)."""
+    assert isinstance(model, VAE)
+    if model.config.network.prior == "mixture":
+        model._standard = not bool(model.prior_mean.any() or model.prior_logvar.any())

@@ -23,7 +23,7 @@ class Elbo:
     kl: Float[Tensor, "batch term"]
     """KL, nats: under N(0, I) the closed form, a term per latent dimension; under another prior one term, estimated."""
 
-    def per_row(self, *, beta: float = 1.0, free_bits: float = 0.0) -> Float[Tensor, " batch"]:
+    def per_row(self, *, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Float[Tensor, " batch"]:
         """E_q[log p(x | z)] - beta * sum_i max(KL_i, free_bits) for each row; the bound for beta = 1, free_bits = 0.
 
         Without free bits no term is touched: an estimated KL may be negative, and only so is it right on average.
