@@ -1,11 +1,12 @@
 # make demo    the whole way on real data, nothing but Python 3.11 needed
 # make test    the tests;   make lint   ruff, mypy, import-linter
 # make bench   against pythae, by hand: an environment of its own, under build/
+# make faults-train   kill -9 at trainings, by hand: a quarter of an hour
 # make bench-ingest   against DuckDB, polars and pyarrow, by hand
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ingest clean
+.PHONY: demo test lint bench bench-ingest faults-train clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -24,6 +25,9 @@ bench: build/bench/installed
 
 bench-ingest: .venv/installed-dev
 	$(BIN)/python tests/bench/ingest/race.py
+
+faults-train: .venv/installed-dev
+	$(BIN)/python tests/faults/train.py
 
 build/bench/installed: constraints.txt
 	$(PYTHON) -m venv build/bench

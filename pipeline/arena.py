@@ -15,8 +15,10 @@ import torch
 from pipeline import probes, shards
 from pipeline.codec import Codes
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.features import Feature, Features
-from pipeline.worker import CPU, Job, Rows, binarised, load, rows
+from pipeline.job import CPU, Job
+from pipeline.rows import Rows, binarised, count, read, resident, size_mb
 from vae.config import CATEGORIES, Column
 
 Encode = Callable[[pa.Table], Codes]
@@ -40,7 +42,13 @@ class Arena:
     def of(cls, config: RunConfig, job: Job) -> Self:
         """Read the dataset by the preprocessing that every training will fit."""
         features = Features.load(job.path)
-        columns, splits = features.model_columns(), load(job, CPU)
+        columns, needed = features.model_columns(), size_mb(count(job.parts), features.width)
+        if needed > config.train.memory_mb:
+            raise ConfigError(
+                f"compare holds all rows, {needed:,} MB, in memory; train.memory_mb allows {config.train.memory_mb:,}",
+                cure=f"--set train.memory_mb={needed}, or fewer features",
+            )
+        splits = resident(job, CPU)
         train, test = (binarised(columns, splits[it], seed=config.train.seed) for it in (shards.TRAIN, shards.TEST))
         return cls(config, features, columns, train, test, _tables(job))
 
@@ -98,7 +106,7 @@ class Arena:
 def _tables(job: Job) -> dict[int, pa.Table]:
     """The first PROBED rows of the training and the test split."""
     kept: dict[int, list[pa.RecordBatch]] = {shards.TRAIN: [], shards.TEST: []}
-    for batch, split in rows(job):
+    for batch, split in read(job):
         for kind, found in kept.items():
             room = PROBED - sum(map(len, found))
             found.append(batch.filter(pa.array(split == kind)).slice(0, room))

@@ -136,18 +136,32 @@ class Train:
     """Adam's step size."""
     decay: Literal["none", "cosine", "threefold"] = "none"
     """How it falls with the epochs: not; to 0 by half a cosine; to a tenth over stages, each thrice as long (Burda)."""
+    warmup_epochs: Annotated[float, Bounds(ge=0)] = 0.0
+    """Epochs, or parts of one, over which the step size rises from 0, in equal steps; `decay` falls with it."""
     epsilon: Annotated[float, Bounds(gt=0, le=1)] = 1e-8
     """Adam's epsilon."""
+    clip_norm: Annotated[float, Bounds(ge=0)] = 0.0
+    """Longest gradient; a longer one is shortened to it. 0: as long as it is."""
+    ema: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
+    """Share that an exponential moving average of the weights keeps in each step, such as 0.999. The average is what is
+    judged, and registered. 0: the weights themselves."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the networks' matrix products; likelihoods and weights are float32 in any case."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the loss is compiled; auto: if the training is so long that it saves more time than it takes."""
     importance_samples: Count = 100
     """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0
     """Of the initial weights, the order of rows and the posterior noise."""
-    num_workers: Positive = 2
-    """Ray Train workers; gradients equal those of one worker on the same batch."""
+    num_workers: Positive | tuple[Positive, Positive] = 2
+    """Ray Train workers, or the fewest and the most of them: `[1, 4]` goes on with the nodes there are. Gradients equal
+    those of one worker on the same batch."""
     cpus_per_worker: Positive = 1
     """CPUs, and so threads, of each worker."""
     use_gpu: bool = False
     """One GPU per worker."""
+    checkpoint_s: Annotated[float, Bounds(ge=0)] = 30.0
+    """Seconds between two checkpoints, and so what an interruption costs at most; 0: as often as possible."""
     max_restarts: Count = 3
     """How often lost workers are replaced before the run fails."""
     memory_mb: Positive = 4096
@@ -155,6 +169,13 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.workers[0] > self.workers[1]:
+            raise ValueError(f"num_workers = {list(self.workers)}: the fewest first, then the most")
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The fewest workers to go on with, and the most."""
+        return (self.num_workers, self.num_workers) if isinstance(self.num_workers, int) else self.num_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +253,8 @@ class Cluster:
     """CPUs of the embedded cluster; 0: enough for the workers asked for."""
     object_store_mb: Annotated[int, Bounds(ge=80)] = 256
     """Object store of the embedded cluster. Only facts pass through it, never rows."""
+    wait_s: Annotated[float, Bounds(ge=0)] = 60.0
+    """How long to wait for a running cluster to have, or to regain, room for the workers asked for."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -324,7 +347,7 @@ class RunConfig:
     @property
     def cpus(self) -> int:
         """CPUs that the run's workers take at most."""
-        return max(self.train.num_workers * self.train.cpus_per_worker, self.encode.num_workers)
+        return max(self.train.workers[1] * self.train.cpus_per_worker, self.encode.num_workers)
 
     def to_dict(self) -> Settings:
         """Plain JSON-able values, as a flow's parameter or a run's record."""

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 2, "training": 2, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
+CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
 FREE: Final = ("uri", "query", "validation", "test", "follow_symlinks", "max_columns", "max_cell_bytes", "max_ratio")
 """Settings of [data] that decide nothing about what a row becomes."""
+FREE_OF_TRAINING: Final = (*("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker", "checkpoint_s", "compile"),)
+"""Settings of [train] that decide nothing, or nothing but the last bits, of the model."""
 RULES: Final = (
     *("type", "role", "nullable", "optional", "range", "categories", "levels", "order", "binarise", "secret", "unit"),
 )
@@ -41,14 +43,13 @@ def rules(config: RunConfig) -> dict[str, Any]:
 def training(config: RunConfig, content: str) -> str:
     """Of a training: the dataset's content, columns, network and settings; not where it runs."""
     settings = config.to_dict()
-    free = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker")
     return _key(
         "training",
         dataset=content,
         columns={name: it for name, it in settings["columns"].items() if it["role"] == "feature"},
         model=settings["model"],
         objective=settings["objective"],
-        train={name: value for name, value in settings["train"].items() if name not in free},
+        train={name: value for name, value in settings["train"].items() if name not in FREE_OF_TRAINING},
         split={name: settings["data"][name] for name in ("validation", "test")},
     )
 

@@ -48,6 +48,10 @@ class Stage:
             self._said = now
             self._write(text)
 
+    def say(self, text: str) -> None:
+        """Say something worth a line of its own."""
+        self._write(text, final=True)
+
     def count(self, done: int, total: int, unit: str = "rows") -> None:
         """Say how far it is: so many of so many, how fast, how long yet."""
         rate = done / max(self.elapsed_s, 1e-3)

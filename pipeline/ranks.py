@@ -1,10 +1,13 @@
-"""What Ray runs: `worker.run` on each rank, and the board that rank 0 pins its metrics to.
+"""What Ray runs on each rank: `worker.run`, which pins its metrics, and what else it has to say, to the driver's board.
 
 A module of its own, because every worker process imports it: no MLflow here.
 """
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
@@ -13,46 +16,36 @@ from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
 from pipeline import worker
-from pipeline.checkpoints import Metrics, Progress
+from pipeline.checkpoints import Metrics
 from pipeline.errors import LatentpipeError
-from pipeline.worker import Place
-from vae.evaluate import Evaluation
+from pipeline.job import Job, Place
 
 WRAPPED: Final[dict[str, Any]] = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
 """Buffers are constants: there is nothing to synchronise in every step."""
 
 
-class Board:
-    """Where rank 0 pins what it has done, for the driver to read while training runs.
-
-    `ray.train.report` would hold every epoch for the controller's next poll.
-    """
-
-    def __init__(self) -> None:
-        self.pinned: list[Metrics] = []
-
-    def pin(self, metrics: Metrics) -> None:
-        """Add the metrics of an epoch."""
-        self.pinned.append(metrics)
-
-    def take(self) -> list[Metrics]:
-        """What was pinned since the last call."""
-        taken, self.pinned = self.pinned, []
-        return taken
-
-
-def loop(settings: dict[str, Any]) -> tuple[Progress, Evaluation] | LatentpipeError:
+def loop(job: Job, board: Any) -> str:
     """The training loop of one rank; what rank 0 returns reaches the driver.
 
+    It is JSON: Ray's controller unpacks all that passes through it, and would import torch for a record of ours.
     An error of ours is returned, not raised: Ray would try it again on new workers, and it would happen again.
     """
-    context, board = get_context(), settings["board"]
+    started = time.monotonic()
+    context = get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())
 
     def pin(metrics: Metrics) -> None:
-        ray.get(board.pin.remote(metrics))  # waits: what is pinned is there when the loop has ended
+        note = {**metrics, "loop_s": time.monotonic() - started, "workers": place.world_size}
+        ray.get(board.pin.remote(note))  # waits: what is pinned is there when the loop has ended
 
     try:
-        return worker.run(settings["job"], place=place, prepare=partial(prepare_model, **WRAPPED), report=pin)
+        progress, evaluation = worker.run(
+            job,
+            place=place,
+            prepare=partial(prepare_model, **WRAPPED),
+            report=pin,
+            tell=lambda text: ray.get(board.pin.remote(text)),
+        )
     except LatentpipeError as error:
-        return error
+        return json.dumps({"error": error.to_plain()})
+    return json.dumps({"progress": asdict(progress), "evaluation": asdict(evaluation)})

@@ -60,6 +60,8 @@ class Trained:
     verdict: str
     rows_per_s: float
     """Steady training speed, rows per second over all workers."""
+    startup_s: dict[str, float]
+    """Seconds until the first epoch began: fitting the preprocessing (`data`), `mlflow`, `ray`, `workers`, `rows`."""
     new: bool
 
 

@@ -136,6 +136,13 @@ class TrainingRun(_Run):
         with mlflow_errors(self.id):
             self.client.log_batch(self.id, metrics=metrics)
 
+    def started(self, seconds: dict[str, float]) -> None:
+        """How long the start took, by item."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(f"startup_{name}_s", value, now, 0) for name, value in seconds.items()]
+        with mlflow_errors(self.id):
+            self.client.log_batch(self.id, metrics=metrics)
+
     def finish(self, evaluation: Evaluation, story: Path, *, step: int) -> None:
         """The figures on the test rows, the training's story, and the end of the run."""
         figures = {name: value for name, value in asdict(evaluation).items() if isinstance(value, int | float)}

@@ -8,39 +8,36 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
-from ray.train import FailureConfig, LoggingConfig, ScalingConfig, TrainingFailedError
-from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline import keys, shards
+from pipeline import fleet, keys, lock, shards
+from pipeline.board import Note
 from pipeline.checkpoints import Metrics, Progress
-from pipeline.cluster import own_error, ray_session
+from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
-from pipeline.errors import ConfigError, DataError, InfrastructureError, LatentpipeError
+from pipeline.errors import ConfigError, DataError
 from pipeline.features import fitting
-from pipeline.progress import Stage
-from pipeline.ranks import Board, loop
+from pipeline.feed import check_memory
+from pipeline.job import Job
+from pipeline.progress import Stage, timed
 from pipeline.records import Ingested, Trained
+from pipeline.rows import read
 from pipeline.snapshots import Snapshot
 from pipeline.tracking import TrainingRun
-from pipeline.worker import STORY, Job, rows
+from pipeline.worker import STORY
 from vae import checkpoint
 from vae.evaluate import Evaluation
 
-BYTES_PER_FEATURE = 5
-POLL_S = 0.3
-COLLECTIVE_TIMEOUT_S = 120
+EMBEDDED_WAIT_S: Final = 2.0
+"""An embedded cluster does not grow."""
 
 
 def train(config: RunConfig, ingested: Ingested) -> Trained:
@@ -56,12 +53,26 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
             return done
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        job = prepare(config, ingested, directory)
-        run = TrainingRun.open(config, key=key, dataset=ingested)
-        with run, ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
-            progress, evaluation = _fit(config, job, stage, run)
-        run.finish(evaluation, directory / "model" / STORY, step=progress.epoch)
-        return _record(key, ingested, directory, progress, evaluation, mlflow_run=run.id)
+        with lock.held(directory, waiting=stage.update) as still_held:
+            return finished(directory) or _trained(config, ingested, key, stage, still_held)
+
+
+def _trained(config: RunConfig, ingested: Ingested, key: str, stage: Stage, still_held: Callable[[], None]) -> Trained:
+    directory = keys.training_folder(config, key)
+    startup: dict[str, float] = {}
+    with ExitStack() as stack:
+        with timed(startup, "data"):
+            job = prepare(config, ingested, directory)
+        with timed(startup, "mlflow"):
+            run = stack.enter_context(TrainingRun.open(config, key=key, dataset=ingested))
+        with timed(startup, "ray"):
+            stack.enter_context(ray_session(config.cluster, cpus=config.cpus, log=config.ray_log))
+        listener = _Listener(config, stage, run, startup)
+        wait_s = config.cluster.wait_s if config.cluster.address else EMBEDDED_WAIT_S
+        progress, evaluation = fleet.work(job, wait_s=wait_s, hear=listener.hear, check=still_held)
+    run.started(startup)
+    run.finish(evaluation, directory / "model" / STORY, step=progress.epoch)
+    return _record(key, ingested, directory, progress, evaluation, mlflow_run=run.id, startup_s=startup)
 
 
 def finished(directory: Path) -> Trained | None:
@@ -91,6 +102,7 @@ def prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
         directory=str(directory),
         parts=tuple(map(str, snapshot.files)),
         id_column=config.id_column,
+        secret_ids=any(it.secret for it in config.role("id").values()),
         validation=config.data.validation,
         test=config.data.test,
         network=config.model,
@@ -107,80 +119,43 @@ def prepare(config: RunConfig, ingested: Ingested, directory: Path) -> Job:
             ingested.snapshot,
             "more rows, or other shares in data.validation and data.test",
         )
-    width = sum(feature.width for feature in fitted.columns)
-    needed = -(-ingested.rows * width * BYTES_PER_FEATURE // 2**20)
-    if needed > config.train.memory_mb:
-        raise ConfigError(
-            f"the rows take {needed:,} MB in each worker, train.memory_mb allows {config.train.memory_mb:,}",
-            cure=f"--set train.memory_mb={needed}, or fewer features",
-        )
+    check_memory(ingested.rows, fitted.width, memory_mb=config.train.memory_mb)
     fitted.save(directory)
     return job
 
 
 def _training_rows(job: Job, counts: dict[int, int]) -> Iterator[pa.RecordBatch]:
     """The rows to fit on; `counts` learns how many rows each split has."""
-    for batch, split in rows(job):
+    for batch, split in read(job):
         for kind in counts:
             counts[kind] += int((split == kind).sum())
         yield batch.filter(pa.array(split == shards.TRAIN))
 
 
-def _fit(config: RunConfig, job: Job, stage: Stage, run: TrainingRun) -> tuple[Progress, Evaluation]:
-    """Run the workers; say and log what they report while they do."""
-    board = ray.remote(num_cpus=0)(Board).remote()
-    settings = config.train
-    resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
-    _check_resources(resources, settings.num_workers)
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={"job": job, "board": board},
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=settings.num_workers, use_gpu=settings.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RayRunConfig(
-            name=job.path.name,
-            storage_path=str(job.path / "ray"),
-            failure_config=FailureConfig(max_failures=settings.max_restarts, controller_failure_limit=3),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    with ThreadPoolExecutor(max_workers=1) as threads:  # not the main thread, where Ray would take over Ctrl-C
-        future = threads.submit(trainer.fit)
-        try:
-            for metrics in _pinned(board, future):
-                run.log(metrics)
-                stage.update(_line(metrics[-1], settings.epochs, config.objective.score(config.model)))
-            outcome = future.result().return_value
-        except (TrainingFailedError, RayError) as error:
-            raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
-        except BaseException:
-            ray.shutdown()  # ends the workers, and so the thread that waits for them
-            raise
-    if isinstance(outcome, LatentpipeError):
-        raise outcome
-    progress, evaluation = outcome
-    return progress, evaluation
+class _Listener:
+    """Tells and logs what the workers report, and how long it took until the first epoch began."""
 
+    def __init__(self, config: RunConfig, stage: Stage, run: TrainingRun, startup: dict[str, float]) -> None:
+        self.config, self.stage, self.run, self.startup = config, stage, run, startup
+        self.called = time.monotonic()
 
-def _pinned(board: Any, future: Future[Any]) -> Iterator[list[Metrics]]:
-    """What the workers report, until they are done."""
-    while not future.done():
-        with suppress(TimeoutError):
-            future.exception(timeout=POLL_S)
-        if metrics := ray.get(board.take.remote()):
-            yield metrics
+    def hear(self, notes: list[Note]) -> None:
+        """Say what is text; of the epochs, log all and show the last."""
+        for text in (it for it in notes if isinstance(it, str)):
+            self.stage.say(text)
+        if epochs := [it for it in notes if not isinstance(it, str)]:
+            reached_s = [epoch.pop("loop_s") for epoch in epochs]
+            if "workers" not in self.startup:
+                self._started(reached_s[0], reached_s[0] - epochs[0]["epoch_s"])
+            self.run.log(epochs)
+            score = self.config.objective.score(self.config.model)
+            self.stage.update(_line(epochs[-1], self.config.train.epochs, score))
 
-
-def _check_resources(resources: dict[str, int], workers: int) -> None:
-    there = ray.cluster_resources()
-    for kind, amount in resources.items():
-        if there.get(kind, 0) < amount * workers:
-            raise InfrastructureError(
-                f"{workers} workers with {amount} {kind} each asked for, the cluster has {there.get(kind, 0):g} {kind}",
-                cure="fewer train.num_workers, other resources, or a larger cluster",
-            )
+    def _started(self, reached_s: float, rows_s: float) -> None:
+        waited_s = time.monotonic() - self.called
+        self.startup |= {"workers": round(waited_s - reached_s, 1), "rows": round(rows_s, 1)}
+        items = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.startup.items())
+        self.stage.say(f"started in {sum(self.startup.values()):.1f} s: {items}")
 
 
 def _line(metrics: Metrics, epochs: int, score: str) -> str:
@@ -193,7 +168,14 @@ def _line(metrics: Metrics, epochs: int, score: str) -> str:
 
 
 def _record(
-    key: str, ingested: Ingested, directory: Path, progress: Progress, evaluation: Evaluation, *, mlflow_run: str
+    key: str,
+    ingested: Ingested,
+    directory: Path,
+    progress: Progress,
+    evaluation: Evaluation,
+    *,
+    mlflow_run: str,
+    startup_s: dict[str, float],
 ) -> Trained:
     """The facts of a training that is done, written last: they are what makes it so."""
     rows = json.loads((directory / "model" / STORY).read_text())["rows"]
@@ -218,6 +200,7 @@ def _record(
         latent=len(evaluation.kl_per_latent),
         verdict=evaluation.verdict,
         rows_per_s=statistics.median(metrics["rows_per_s"] for metrics in progress.history),
+        startup_s=startup_s,
         new=True,
     )
     partial = directory / "trained.partial"

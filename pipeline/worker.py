@@ -1,294 +1,94 @@
-"""One training process: the loop that every rank runs. Knows torch.distributed, not who started it.
-
-Everything random is a function of (seed, epoch), every decision one of all-reduced sums, so all ranks agree without
-talking, one worker or many give the same gradients, and a resumed run goes on exactly where the checkpoint was.
-"""
+"""One training process: what every rank runs, and what rank 0 leaves. Knows torch.distributed, not who started it."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
-from torch import Generator, Tensor, distributed, nn
+from torch import nn
 
-from pipeline import checkpoints, shards
-from pipeline.checkpoints import Metrics, Progress, copied
-from pipeline.config import Train
-from pipeline.errors import DataError, InfrastructureError
+from pipeline import feed, filed, shards
+from pipeline.checkpoints import Metrics, Progress
+from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.parts import opened
-from vae import checkpoint, evaluate, fit, noise, rival
-from vae.config import Column, ModelConfig, Network, Objective
-from vae.evaluate import BLOCK_ROWS, INFORMED, Evaluation
-from vae.likelihoods import Columns
-from vae.model import VAE
+from pipeline.job import ALONE, Job, Place
+from pipeline.rows import Table, affordable, binarised, blocks
+from pipeline.trainer import Trainer
+from vae import checkpoint, evaluate, fit, rival
+from vae.evaluate import INFORMED, Evaluation
 
-CHECKPOINT_EVERY_S: Final = 5.0
 STORY: Final = "training.json"
 """Beside the model: rows of each split, the metrics of each epoch, the evaluation on the test rows."""
-SPLITS: Final = {"train": shards.TRAIN, "validation": shards.VALIDATION, "test": shards.TEST}
-CPU: Final = torch.device("cpu")
-_INT64: Final = (1 << 63) - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train on what; plain enough to travel."""
-
-    directory: str
-    """Of this training: `features.json` lies there; checkpoints and the model are written there."""
-    parts: tuple[str, ...]
-    id_column: str
-    validation: float
-    test: float
-    network: Network
-    objective: Objective
-    train: Train
-
-    @property
-    def path(self) -> Path:
-        """The directory."""
-        return Path(self.directory)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as tensors, on the training device."""
-
-    values: Tensor
-    observed: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The values and observed-mask of some rows."""
-        return self.values[index], self.observed[index]
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among its peers."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = CPU
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, the same on each."""
-        if self.world_size > 1:
-            distributed.all_reduce(tensor)
-        return tensor
-
-    def agree(self, number: int) -> bool:
-        """Whether all ranks hold the same number."""
-        if self.world_size == 1:
-            return True
-        extremes = torch.tensor([number, -number], device=self.device)
-        distributed.all_reduce(extremes, op=distributed.ReduceOp.MAX)
-        return bool(extremes[0] == -extremes[1])
 
 
 def run(
     job: Job,
     *,
-    place: Place = Place(),
+    place: Place = ALONE,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
     report: Callable[[Metrics], None] = lambda metrics: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Progress, Evaluation]:
     """Train until the bound stops rising; leave the best model, sealed, in `<directory>/model`.
 
-    `prepare` wraps the loss for data-parallel work; `report` hears of each epoch, on rank 0.
+    `prepare` wraps the loss for data-parallel work. On rank 0, `report` hears of each epoch, and `tell` of what else a
+    user should know.
     """
     torch.set_num_threads(job.train.cpus_per_worker)
-    splits = load(job, place.device)
-    trainer = _Trainer(job, place, splits, prepare)
+    splits = feed.load(job, place)
+    trainer = Trainer(job, place, splits, prepare, tell)
     while not trainer.progress.exhausted(job.train):
         metrics = trainer.epoch()
         if place.rank == 0:
             report(metrics)
-    return trainer.progress, trainer.finish()
+    return trainer.progress, _finish(trainer, splits)
 
 
-def load(job: Job, device: torch.device) -> dict[int, Rows]:
-    """The rows of each split (TRAIN, VALIDATION, TEST), transformed, in the order of their files."""
-    features = Features.load(job.path)
-    chunks = [(*features.transform(batch), split) for batch, split in rows(job)]
-    values, observed, split = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True))
-    return {
-        kind: Rows(values[split == kind].to(device), observed[split == kind].to(device))
-        for kind in (shards.TRAIN, shards.VALIDATION, shards.TEST)
-    }
-
-
-def rows(job: Job) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.uint8]]]:
-    """The table's rows, batch by batch, with the split of each."""
-    for part in job.parts:
-        with opened(Path(part)) as file:
-            for batch in file.iter_batches():
-                yield batch, shards.splits(batch.column(job.id_column), validation=job.validation, test=job.test)
-
-
-def binarised(columns: Sequence[Column], rows: Rows, *, seed: int) -> Rows:
-    """The rows with one fixed draw for the columns of which training draws anew."""
-    if not any(column.dynamic for column in columns):
-        return rows
-    uniform = torch.rand(rows.values.shape, generator=Generator().manual_seed(seed)).to(rows.values.device)
-    return Rows(noise.binarise(Columns(columns).to(uniform.device), rows.values, uniform), rows.observed)
-
-
-class _Trainer:
-    """The state of a training on one rank, and its moves."""
-
-    def __init__(
-        self, job: Job, place: Place, splits: dict[int, Rows], prepare: Callable[[nn.Module], nn.Module]
-    ) -> None:
-        self.job, self.place = job, place
-        torch.manual_seed(job.train.seed)
-        columns = Features.load(job.path).model_columns()
-        self.model = VAE(ModelConfig(columns=columns, network=job.network)).to(place.device)
-        self.splits = splits
-        for held_out in (shards.VALIDATION, shards.TEST):
-            self.splits[held_out] = binarised(columns, splits[held_out], seed=job.train.seed)
-        self.adam = fit.optimizer(
-            self.model.parameters(), learning_rate=job.train.learning_rate, epsilon=job.train.epsilon
+def _finish(trainer: Trainer, splits: dict[int, Table]) -> Evaluation:
+    """The best weights, with their prior, judged on the test rows; rank 0 writes them down."""
+    job, model, seed = trainer.job, trainer.model, trainer.job.train.seed
+    model.load_state_dict(trainer.state.best)
+    train = binarised(model.config.columns, splits[shards.TRAIN], seed=seed)
+    if job.network.prior == "mixture":
+        fit.fit_prior_to(model, train.take, len(train), seed=seed)
+    evaluation = trainer.judge(shards.TEST, samples=job.train.importance_samples)
+    if not math.isfinite(evaluation.score):
+        raise DataError(
+            f"the bound on the test rows is {evaluation.score}", cure="look for extreme values among the features"
         )
-        start = copied(self.model)
-        self.best, self.progress = checkpoints.resume(job.path, self.model, self.adam, start, device=place.device)
-        if not place.agree(self.progress.epoch):
-            raise InfrastructureError(
-                "the workers see different checkpoints",
-                job.directory,
-                "put the workspace on storage that every node mounts",
-            )
-        self.loss = prepare(fit.Loss(self.model, job.objective, total=place.total))
-        self.saved_at = time.monotonic()
+    if trainer.place.rank == 0:
+        test = trainer.held_out[shards.TEST]
+        evaluation = _rivalled(trainer, evaluation, train, test)
+        evaluation = evaluate.examined(model, evaluation, *test.take(slice(INFORMED)), objective=job.objective)
+        _write(trainer, evaluation, {name: len(splits[split]) for name, split in shards.SPLITS.items()})
+        filed.discard(job)
+    return evaluation
 
-    def epoch(self) -> Metrics:
-        """One pass over the training rows, one over the validation rows."""
-        started = time.monotonic()
-        loss = self._learn()
-        seconds = time.monotonic() - started
-        objective = self.job.objective
-        judged = self.judge(shards.VALIDATION, samples=objective.draws if objective.bound == "iwae" else 0)
-        score = self._finite(judged.score if judged.nll is None else -judged.nll, "validation bound")
-        progress, rows = self.progress, len(self.splits[shards.TRAIN])
-        progress.epoch += 1
-        metrics = {
-            "epoch": progress.epoch,
-            "train_loss": loss / rows,
-            "score": score,
-            **({} if judged.elbo is None else {"elbo": judged.elbo}),
-            "log_likelihood": judged.log_likelihood,
-            "kl": judged.kl,
-            "active_units": judged.active_units,
-            "rows_per_s": rows / seconds,
-            "epoch_s": time.monotonic() - started,
-        }
-        progress.history.append(metrics)
-        if score > progress.best_score:
-            progress.best_score, progress.best_epoch, self.best = score, progress.epoch, copied(self.model)
-        if self.place.rank == 0:
-            self._checkpoint(last=progress.exhausted(self.job.train))
-        return metrics
 
-    def finish(self) -> Evaluation:
-        """The best weights, with their prior, judged on the test rows; rank 0 writes them down."""
-        self.model.load_state_dict(self.best)
-        train = binarised(self.model.config.columns, self.splits[shards.TRAIN], seed=self.job.train.seed)
-        if self.job.network.prior == "mixture":
-            fit.fit_prior(self.model, train.values, train.observed, seed=self.job.train.seed)
-        evaluation = self.judge(shards.TEST, samples=self.job.train.importance_samples)
-        self._finite(evaluation.score, "bound on the test rows")
-        if self.place.rank == 0:
-            evaluation = self._rivalled(evaluation, train)
-            some = self.splits[shards.TEST].take(slice(INFORMED))
-            evaluation = evaluate.examined(self.model, evaluation, *some, objective=self.job.objective)
-            self._write(evaluation)
-        return evaluation
+def _rivalled(trainer: Trainer, evaluation: Evaluation, train: Table, test: Table) -> Evaluation:
+    """With -log p(x) of the test rows under the rival, nats per row."""
+    latent = trainer.job.network.latent
+    some = affordable(train, trainer.job.train.memory_mb)
+    fitted = rival.fit(trainer.model.config.columns, some.values, some.observed, latent=latent)
+    nll = -float(torch.cat([fitted.log_prob(*block) for block in blocks(test)]).mean())
+    name = fitted.name if len(some) == len(train) else f"{fitted.name} by {len(some):,} training rows"
+    return replace(evaluation, rival_nll=nll, rival=name)
 
-    def judge(self, split: int, *, samples: int = 0) -> Evaluation:
-        """The exact evaluation over all rows of a split, the same on every rank; the same noise every time."""
-        rows, seed, place = self.splits[split], self.job.train.seed, self.place
-        posterior = torch.randn(len(rows), 1, self.job.network.latent, generator=Generator().manual_seed(seed))
-        sums = evaluate.zero(self.model)
-        for index in torch.arange(place.rank, len(rows), place.world_size).split(8192):
-            sums += evaluate.tally(self.model, *rows.take(index), posterior[index].to(place.device))
-        if samples and self.model.stochastic:
-            blocks = list(enumerate(torch.arange(len(rows)).split(BLOCK_ROWS)))
-            for block, index in blocks[place.rank :: place.world_size]:
-                sums += evaluate.weigh(self.model, *rows.take(index), samples=samples, seed=seed, block=block)
-        place.total(sums.packed)
-        return evaluate.conclude(self.model, sums, samples=samples, seed=seed)
 
-    def _learn(self) -> float:
-        train, place, rows = self.job.train, self.place, self.splits[shards.TRAIN]
-        rate = train.learning_rate * fit.decayed(self.progress.epoch, train.epochs, decay=train.decay)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        generator = Generator().manual_seed(train.seed * 1_000_003 + self.progress.epoch & _INT64)
-        order = shards.epoch(
-            len(rows),
-            batch_rows=train.batch_rows,
-            seed=train.seed,
-            epoch=self.progress.epoch,
-            world_size=place.world_size,
-            rank=place.rank,
-        )
-        loss = torch.zeros((), dtype=torch.float64, device=place.device)
-        done = 0
-        for index, mine in order:
-            size = min(train.batch_rows, len(rows) - done)
-            drawn = self._noise(size, generator).take(mine, device=place.device)
-            beta = self.job.objective.beta_at(self.progress.epoch + done / len(rows))
-            batch = rows.take(torch.from_numpy(index))
-            loss += fit.step(self.loss, self.adam, *batch, drawn, share=place.world_size / size, beta=beta)
-            done += size
-        return self._finite(float(place.total(loss)), "training loss")
-
-    def _noise(self, rows: int, generator: Generator) -> noise.Noise:
-        """That of a whole global batch, the same on every rank."""
-        latent = self.job.network.latent
-        return noise.draw(self.job.objective, self.model.columns, rows=rows, latent=latent, generator=generator)
-
-    def _finite(self, value: float, what: str) -> float:
-        """The value. Raises DataError, the same on every rank, if it is none."""
-        if not np.isfinite(value):
-            raise DataError(
-                f"the {what} became {value} in epoch {self.progress.epoch + 1}",
-                cure="lower train.learning_rate, or look for extreme values among the features",
-            )
-        return value
-
-    def _rivalled(self, evaluation: Evaluation, train: Rows) -> Evaluation:
-        """With -log p(x) of the test rows under the rival, nats per row."""
-        columns, test = self.model.config.columns, self.splits[shards.TEST]
-        fitted = rival.fit(columns, train.values, train.observed, latent=self.job.network.latent)
-        nll = -float(fitted.log_prob(test.values, test.observed).mean())
-        return replace(evaluation, rival_nll=nll, rival=fitted.name)
-
-    def _write(self, evaluation: Evaluation) -> None:
-        partial = self.job.path / "model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        checkpoint.save(self.model, partial)
-        Features.load(self.job.path).save(partial)
-        rows = {name: len(self.splits[split]) for name, split in SPLITS.items()}
-        story = {"rows": rows, **asdict(self.progress.without_times()), "evaluation": asdict(evaluation)}
-        (partial / STORY).write_text(json.dumps(story, indent=1))
-        checkpoint.seal(partial)
-        shutil.rmtree(self.job.path / "model", ignore_errors=True)
-        partial.rename(self.job.path / "model")
-
-    def _checkpoint(self, *, last: bool) -> None:
-        if last or time.monotonic() - self.saved_at > CHECKPOINT_EVERY_S:
-            self.saved_at = time.monotonic()
-            checkpoints.save(self.job.path, self.model, self.adam, self.best, self.progress)
+def _write(trainer: Trainer, evaluation: Evaluation, rows: dict[str, int]) -> None:
+    """The model, its features and its story, sealed."""
+    directory = trainer.job.path
+    partial = directory / "model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    checkpoint.save(trainer.model, partial)
+    Features.load(directory).save(partial)
+    story = {"rows": rows, **trainer.progress.told(), "evaluation": asdict(evaluation)}
+    (partial / STORY).write_text(json.dumps(story, indent=1))
+    checkpoint.seal(partial)
+    shutil.rmtree(directory / "model", ignore_errors=True)
+    partial.rename(directory / "model")

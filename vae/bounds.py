@@ -52,7 +52,8 @@ def check(settings: Any) -> None:
 def _check_field(name: str, hint: Any, value: Any) -> None:
     if get_origin(hint) in (Union, UnionType):
         for option in get_args(hint) if value is not None else ():
-            _check_field(name, option, value)
+            if (get_origin(option) is tuple) == isinstance(value, tuple):
+                _check_field(name, option, value)
     elif get_origin(hint) is tuple:
         for element in value:
             _check_field(name, get_args(hint)[0], element)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from vae.config import ModelConfig
 from vae.likelihoods import Columns
+from vae.likelihoods.likelihood import Observed, bounded
 from vae.networks import Decoder, Encoder, linear
 from vae.prior import LOG_2PI, Prior
 
@@ -55,7 +56,7 @@ class VAE(nn.Module):
     """An autoencoder over mixed columns, variational unless its encoder is deterministic.
 
     `values[batch, feature]` holds standardised numbers, counts, levels and codes (see `vae.config.Column`); `observed`
-    says which are there. Two heads give mean and log-variance of q(z | x); the decoder's outputs are the parameters of
+    says which are there, None that all are. Two heads give mean and log-variance of q(z | x); the decoder's outputs are the parameters of
     `columns`. A deterministic encoder has the first head alone: z is the mean, the log-variance stands at its least.
     """
 
@@ -80,17 +81,17 @@ class VAE(nn.Module):
         """Where the weights are."""
         return self.mean.weight.device
 
-    def encode(self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]) -> Posterior:
+    def encode(self, values: Float[Tensor, "batch feature"], observed: Observed) -> Posterior:
         """q(z | x) given the observed features."""
         return self.infer(self.columns.embed(values, observed))
 
     def infer(self, inputs: Float[Tensor, "batch input"]) -> Posterior:
         """q(z | x) given the embedded row."""
         hidden = self.encoder(inputs)
-        mean = self.mean(hidden).clamp(-MEAN_BOUND, MEAN_BOUND)
+        mean = bounded(self.mean(hidden).to(inputs.dtype), -MEAN_BOUND, MEAN_BOUND)
         if self.logvar is None:
             return Posterior(mean, torch.full_like(mean, LOGVAR_RANGE[0]))
-        return Posterior(mean, self.logvar(hidden).clamp(*LOGVAR_RANGE))
+        return Posterior(mean, bounded(self.logvar(hidden).to(inputs.dtype), *LOGVAR_RANGE))
 
     def draw(
         self, posterior: Posterior, noise: Float[Tensor, "batch draw latent"]
@@ -100,20 +101,22 @@ class VAE(nn.Module):
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch output"]:
         """Parameters of p(x | z), to be read by `columns`."""
-        outputs: Tensor = self.decoder(z)
+        outputs: Tensor = self.decoder(z).to(z.dtype)
         return outputs
 
     def log_likelihood(
         self,
         values: Float[Tensor, "batch feature"],
-        observed: Bool[Tensor, "batch feature"],
+        observed: Observed,
         z: Float[Tensor, "batch draw latent"],
     ) -> Float[Tensor, "batch draw feature"]:
         """log p(x_f | z) for every draw of z, nats in original units; zero where a cell is missing."""
         draws = z.shape[1]
-        many = [part.repeat_interleave(draws, 0) if draws > 1 else part for part in (values, observed)]
-        each = self.columns.log_prob(self.decode(z.flatten(0, 1)), *many)
-        return each.view(len(values), draws, each.shape[1])
+        if draws > 1:
+            values = values.repeat_interleave(draws, 0)
+            observed = None if observed is None else observed.repeat_interleave(draws, 0)
+        each = self.columns.log_prob(self.decode(z.flatten(0, 1)), values, observed)
+        return each.view(len(z), draws, each.shape[1])
 
     def reconstruct(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch feature"]:
         """Best guess of every feature given z, as a value."""
@@ -136,9 +139,7 @@ class VAE(nn.Module):
     @property
     def standard(self) -> bool:
         """Whether p(z) is N(0, I), so that the KL has a closed form."""
-        if self.config.network.prior != "mixture":
-            return self.config.network.prior == "normal"
-        return not bool(self.prior_mean.any() or self.prior_logvar.any())
+        return self._standard
 
     @torch.no_grad()
     def set_prior(self, prior: Prior) -> None:
@@ -151,6 +152,7 @@ class VAE(nn.Module):
         self.prior_log_weight.copy_(prior.log_weight)
         self.prior_mean.copy_(prior.mean)
         self.prior_logvar.copy_(prior.logvar)
+        _look(self)
 
     def _add_prior(self) -> None:
         """N(0, I) to begin with; a VampPrior's inputs begin as rows drawn from the marginals."""
@@ -162,8 +164,17 @@ class VAE(nn.Module):
         self.prior_log_weight: Tensor
         self.prior_mean: Tensor
         self.prior_logvar: Tensor
+        self._standard = network.prior != "vamp"
+        self.register_load_state_dict_post_hook(_look)
         if network.prior == "vamp":
             with torch.no_grad():
                 rows = self.columns.sample(self.columns.bias().expand(count, -1))
                 inputs = self.columns.embed(rows, torch.ones_like(rows, dtype=torch.bool))
             self.pseudo_inputs = nn.Parameter(inputs)
+
+
+def _look(model: nn.Module, *_: object) -> None:
+    """Note once, not in every step, whether the mixture that a model now has is still N(0, I)."""
+    assert isinstance(model, VAE)
+    if model.config.network.prior == "mixture":
+        model._standard = not bool(model.prior_mean.any() or model.prior_logvar.any())

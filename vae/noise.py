@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from vae.config import Objective
 from vae.likelihoods import Columns
+from vae.likelihoods.likelihood import Observed
 
 
 class Noise(NamedTuple):
@@ -42,7 +43,7 @@ def draw(objective: Objective, columns: Columns, *, rows: int, latent: int, gene
         width = 2 * features if objective.noise != "none" else 0
         corruption = torch.rand(rows, width, generator=generator, device=place)
     probe = torch.randn(rows, latent if objective.contraction else 0, generator=generator, device=place)
-    binary = torch.rand(rows, features if columns.dynamic.any() else 0, generator=generator, device=place)
+    binary = torch.rand(rows, features if columns.drawn else 0, generator=generator, device=place)
     return Noise(posterior, corruption, probe, binary)
 
 
@@ -57,21 +58,21 @@ def corrupt(
     objective: Objective,
     columns: Columns,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     noise: Float[Tensor, "batch uniform"],
-) -> tuple[Float[Tensor, "batch feature"], Bool[Tensor, "batch feature"]]:
+) -> tuple[Float[Tensor, "batch feature"], Observed]:
     """What the encoder is shown instead of `values` and `observed`.
 
     gaussian: reals get normal noise of standard deviation `noise_level`, in standardised units. masking: a cell counts
     as missing with probability `noise_level`. salt_and_pepper: it takes its column's smallest or largest value.
     """
-    noise = noise.to(values.dtype)
     if objective.noise == "none":
         return values, observed
+    noise = noise.to(values.dtype)
     if objective.noise == "gaussian":
         return columns.jitter(values, objective.noise_level * noise), observed
     whether, which = noise.chunk(2, 1)
     struck = whether < objective.noise_level
     if objective.noise == "masking":
-        return values, observed & ~struck
+        return values, ~struck if observed is None else observed & ~struck
     return torch.where(struck, columns.extreme(which), values), observed

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from vae.likelihoods.likelihood import Observed
 from vae.model import VAE, Posterior
 
 
@@ -22,7 +23,7 @@ class Elbo:
     kl: Float[Tensor, "batch term"]
     """KL, nats: under N(0, I) the closed form, a term per latent dimension; under another prior one term, estimated."""
 
-    def per_row(self, *, beta: float = 1.0, free_bits: float = 0.0) -> Float[Tensor, " batch"]:
+    def per_row(self, *, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Float[Tensor, " batch"]:
         """E_q[log p(x | z)] - beta * sum_i max(KL_i, free_bits) for each row; the bound for beta = 1, free_bits = 0.
 
         Without free bits no term is touched: an estimated KL may be negative, and only so is it right on average.
@@ -34,13 +35,14 @@ class Elbo:
 def elbo(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     posterior: Posterior,
     noise: Float[Tensor, "batch draw latent"],
 ) -> Elbo:
     """The bound's terms at the draws mean + std * noise. `posterior` may come from a corrupted row: a denoising VAE."""
     z = model.draw(posterior, noise)
-    fit = model.log_likelihood(values, observed, z).mean(1)
+    each = model.log_likelihood(values, observed, z)
+    fit = each.mean(1) if each.shape[1] > 1 else each.squeeze(1)
     return Elbo(fit, kl(model, posterior, z))
 
 
@@ -56,7 +58,7 @@ def kl(model: VAE, posterior: Posterior, z: Float[Tensor, "batch draw latent"]) 
 def log_weights(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     z: Float[Tensor, "batch draw latent"],
     posterior: Posterior,
 ) -> Float[Tensor, "batch draw"]:
@@ -68,7 +70,7 @@ def log_weights(
 def iwae(
     model: VAE,
     values: Float[Tensor, "batch feature"],
-    observed: Bool[Tensor, "batch feature"],
+    observed: Observed,
     posterior: Posterior,
     noise: Float[Tensor, "batch draw latent"],
     *,

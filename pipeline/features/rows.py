@@ -57,6 +57,11 @@ class Features:
 
         return sorted(self.columns, key=block)
 
+    @property
+    def width(self) -> int:
+        """Model values of a row."""
+        return sum(feature.width for feature in self.columns)
+
     def model_columns(self) -> tuple[Column, ...]:
         """The columns as the model sees them."""
         return tuple(feature.column() for feature in self.layout)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from harness import latentpipe, small_csv
+from nodes import free_port, head, second
 
 TOML = """
 name = "small"
@@ -32,36 +27,11 @@ hidden = [8]
 [train]
 epochs = 2
 """
-RAY = str(Path(sys.executable).with_name("ray"))
 NODES = """
 import ray, sys
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(sorted(int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"]))
 """
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def node(log: Path, *arguments: str) -> Iterator[None]:
-    """`ray start --block` with one CPU, killed with all its children at the end."""
-    command = [RAY, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *arguments]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=15)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def nodes(address: str) -> str:
@@ -71,27 +41,14 @@ def nodes(address: str) -> str:
     return ended.stdout.strip()
 
 
-def said(log: Path, pattern: str, *, timeout_s: float = 60) -> str:
-    """The first match of the pattern in the log, once it is there."""
-    deadline = time.monotonic() + timeout_s
-    while (match := re.search(pattern, log.read_text())) is None:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    return match[1]
-
-
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A cluster of two nodes with one CPU each, and a token that every node and driver must have."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    head, second = tmp_path / "head.log", tmp_path / "second.log"
-    with node(head, "--head", f"--port={free_port()}", "--include-dashboard=false"):
-        found = said(head, r"--address='([\d.:]+)'")
-        with node(second, f"--address={found}"):
-            said(second, r"(Ray runtime started)")
-            assert nodes(found) == "[1, 1]"
-            yield found
+    with head(tmp_path / "head.log") as found, second(tmp_path / "second.log", found):
+        assert nodes(found) == "[1, 1]"
+        yield found
 
 
 @pytest.mark.timeout(300)

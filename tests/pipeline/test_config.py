@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import ROOT, small_settings
 
-from pipeline import runfile
+from pipeline import keys, runfile
 from pipeline.errors import CommitConflict, ConfigError, DataError, InfrastructureError
 
 MIXED = {"type": "float64", "likelihood": "joint_mixture", "group": "g"}
@@ -131,3 +131,14 @@ def test_errors_survive_the_way_between_processes(kind: type[ConfigError]) -> No
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error) == "where: what\n  cure: cure"
+
+
+def test_workers_are_a_number_or_the_fewest_and_the_most(tmp_path: Path) -> None:
+    """`num_workers = [1, 4]` is elastic; the key keeps the range as it is written, and bounds hold for both ends."""
+    fixed, elastic = (runfile.parse(small_settings(tmp_path, train={"num_workers": it})) for it in (2, [1, 4]))
+    assert (fixed.train.workers, elastic.train.workers) == ((2, 2), (1, 4))
+    assert runfile.parse(elastic.to_dict()) == elastic
+    assert elastic.cpus == 4
+    assert len({keys.training(it, "content") for it in (fixed, elastic)}) == 2
+    for wrong in ([4, 1], [0, 2], [1, 2, 3], [1]):
+        assert "num_workers" in refusal(small_settings(tmp_path, train={"num_workers": wrong}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,49 +12,100 @@ from hypothesis import strategies as st
 from pipeline import shards
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=80)
-SHAPES = {"rows": st.integers(0, 300), "batch_rows": st.integers(1, 70), "seed": st.integers(0, 2**32)}
+SHAPES = {"rows": st.integers(0, 700), "window_rows": st.integers(1, 300), "seed": st.integers(0, 2**32)}
 
 
-def global_order(rows: int, batch_rows: int, seed: int, epoch: int, world_size: int) -> list[list[int]]:
-    """Each global batch, put together from what every rank holds and where."""
-    batches: list[list[int]] = [[-1] * min(batch_rows, rows - start) for start in range(0, rows, batch_rows)]
+def shared(
+    windows: list[npt.NDArray[np.int64]], batch_rows: int, world_size: int, *, start: int = 0
+) -> list[list[int]]:
+    """Each global batch from `start` on, put together from what every rank holds."""
+    rows = sum(map(len, windows))
+    batches = [[-1] * min(batch_rows, rows - first) for first in range(start * batch_rows, rows, batch_rows)]
     for rank in range(world_size):
-        steps = list(
-            shards.epoch(rows, batch_rows=batch_rows, seed=seed, epoch=epoch, world_size=world_size, rank=rank)
-        )
-        assert len(steps) == len(batches) == -(-rows // batch_rows), "every rank has every step"
-        for batch, (mine, places) in zip(batches, steps, strict=True):
-            taken = batch[places]
-            assert taken == [-1] * len(mine), "two ranks hold one place"
-            batch[places] = mine.tolist()
+        mine = shards.share(windows, batch_rows=batch_rows, world_size=world_size, rank=rank, start=start)
+        left = [row for window in mine for row in window.tolist()]
+        for batch in batches:
+            count = shards.held(len(batch), world_size=world_size, rank=rank)
+            batch[rank::world_size], left = left[:count], left[count:]
+        assert not left, "a rank has rows of no batch"
     return batches
 
 
 @LAWS
-@given(**SHAPES, epoch=st.integers(0, 1000), world_size=st.integers(1, 9))
+@given(**SHAPES, batch_rows=st.integers(1, 70), epoch=st.integers(0, 1000), world_size=st.integers(1, 9))
 def test_every_row_comes_once_an_epoch_whatever_the_workers(
-    rows: int, batch_rows: int, seed: int, epoch: int, world_size: int
+    *, rows: int, window_rows: int, seed: int, batch_rows: int, epoch: int, world_size: int
 ) -> None:
-    """Over all ranks each row once, the same number of steps on each, in an order that knows no world size."""
-    alone = global_order(rows, batch_rows, seed, epoch, 1)
-    assert sorted(row for batch in alone for row in batch) == list(range(rows))
-    assert global_order(rows, batch_rows, seed, epoch, world_size) == alone
+    """Over all ranks each row once, the same steps on each, in an order that knows neither batches nor world size."""
+    windows = list(shards.order(rows, window_rows=window_rows, seed=seed, epoch=epoch))
+    batches = shared(windows, batch_rows, world_size)
+    flat = [row for batch in batches for row in batch]
+    assert sorted(flat) == list(range(rows))
+    assert flat == [row for window in windows for row in window.tolist()]
+    assert [len(batch) for batch in batches[:-1]] == [batch_rows] * (len(batches) - 1)
 
 
-def test_the_order_depends_on_seed_and_epoch() -> None:
+@LAWS
+@given(**SHAPES, batch_rows=st.integers(1, 70), world_size=st.integers(1, 9), start=st.integers(0, 40))
+def test_an_epoch_goes_on_from_any_batch(
+    *, rows: int, window_rows: int, seed: int, batch_rows: int, world_size: int, start: int
+) -> None:
+    """From global batch `start` on it is what the whole epoch is from there on; after its end it is nothing."""
+    windows = list(shards.order(rows, window_rows=window_rows, seed=seed, epoch=3))
+    assert shared(windows, batch_rows, world_size, start=start) == shared(windows, batch_rows, world_size)[start:]
+
+
+@LAWS
+@given(**SHAPES)
+def test_no_window_holds_more_than_it_may(rows: int, window_rows: int, seed: int) -> None:
+    """So many rows are ever shuffled among each other; where one window holds all, it is a plain permutation."""
+    windows = list(shards.order(rows, window_rows=window_rows, seed=seed, epoch=7))
+    assert all(0 < len(window) <= window_rows for window in windows) or rows == 0
+    if rows <= window_rows:
+        assert windows[0].tolist() == np.random.default_rng((seed, 7)).permutation(rows).tolist()
+
+
+@pytest.mark.parametrize("window_rows", [100, 1000])
+def test_the_order_depends_on_seed_and_epoch(window_rows: int) -> None:
     """Another epoch, another seed: another order; the same two: the same one."""
-    orders = {(seed, epoch): str(global_order(100, 10, seed, epoch, 1)) for seed in range(3) for epoch in range(3)}
+
+    def told(seed: int, epoch: int) -> str:
+        return str([it.tolist() for it in shards.order(999, window_rows=window_rows, seed=seed, epoch=epoch)])
+
+    orders = {(seed, epoch): told(seed, epoch) for seed in range(3) for epoch in range(3)}
     assert len(set(orders.values())) == 9
-    assert str(global_order(100, 10, 1, 2, 1)) == orders[1, 2]
+    assert told(1, 2) == orders[1, 2]
+
+
+def test_windows_mix_rows_from_everywhere() -> None:
+    """Where a row was tells nothing of when it comes, and each window is drawn from the whole table.
+
+    400,000 rows in 25 windows of 64 runs: the correlation of place and position is that of a permutation of the 1,563
+    runs, and the mean and spread of a window's rows are those of 64 runs drawn at random, each within four standard
+    deviations; a tenth of the table has no row in a window with probability 0.9^64 = 0.001.
+    """
+    rows, runs = 400_000, 400_000 / 256
+    windows = list(shards.order(rows, window_rows=64 * 256, seed=0, epoch=0))
+    order = np.concatenate(windows)
+    assert abs(np.corrcoef(order, np.arange(rows))[0, 1]) < 4 / runs**0.5
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.15, "neighbours in time: 1/64 by chance of one run"
+    for window in windows[:-1]:
+        assert abs(window.mean() / rows - 0.5) < 4 / (12 * 64) ** 0.5
+        assert abs(window.std() / rows - 12**-0.5) < 0.08
+        assert len(np.unique(window * 10 // rows)) >= 9
 
 
 def test_a_rank_without_rows_keeps_its_steps() -> None:
     """A last batch of one row: four ranks, one of them with work, none with fewer steps."""
-    last = [
-        list(shards.epoch(9, batch_rows=8, seed=0, epoch=0, world_size=4, rank=rank))[-1][0].tolist()
-        for rank in range(4)
-    ]
-    assert [len(it) for it in last] == [1, 0, 0, 0]
+    assert [shards.held(1, world_size=4, rank=rank) for rank in range(4)] == [1, 0, 0, 0]
+    assert [shards.held(8, world_size=3, rank=rank) for rank in range(3)] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(("width", "rows", "run"), [(64, 262_144, 256), (784, 21_399, 256), (8192, 2048, 32)])
+def test_a_window_has_many_runs_however_wide_its_rows(width: int, rows: int, run: int) -> None:
+    """64 MiB of values: runs get shorter where rows are wide, so that there are at least 64 of them."""
+    assert (shards.window_rows(width), shards.run_rows(rows)) == (rows, run)
+    assert shards.run_rows(shards.window_rows(1 << 25)) == 1
 
 
 IDS = {
@@ -120,10 +172,3 @@ def test_the_hash_is_the_published_one() -> None:
         "0x6c45d188009454f",
     ]
     assert shards.hashes(pa.array([5], pa.int8())) == shards.hashes(pa.array([5], pa.int64()))
-
-
-@pytest.mark.parametrize(("rows", "batch", "steps"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2), (8, 1, 8)])
-def test_steps_round_up(rows: int, batch: int, steps: int) -> None:
-    """The last batch may be smaller."""
-    batches = shards.epoch(rows, batch_rows=batch, seed=0, epoch=0, world_size=1, rank=0)
-    assert len(list(batches)) == steps

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from vae.config import Column
-from vae.likelihoods.likelihood import Likelihood
+from vae.likelihoods.likelihood import Likelihood, present
 
 RATE_FLOOR = 1e-3
 """A marginal probability counts as no less where the output bias starts (Burda et al. 2016 clip alike)."""
@@ -25,13 +25,13 @@ class Bernoulli(Likelihood, name="bernoulli"):
     def guess(self, column: Column) -> float:
         return 0.5
 
-    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
-        return torch.where(observed, 2 * values - 1, 0.0)
+    def embed(self, values: Tensor, observed: Tensor | None) -> Tensor:
+        return present(2 * values - 1, observed)
 
     def bias(self) -> Tensor:
         return torch.logit(self.means, eps=RATE_FLOOR)
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         return -functional.binary_cross_entropy_with_logits(outputs, values, reduction="none")
 
     def mean(self, outputs: Tensor) -> Tensor:
@@ -70,18 +70,20 @@ class Categorical(Likelihood, name="categorical"):
         self.owner = self.constant("owner", torch.repeat_interleave(self.codes))
         self.unknown = self.constant("unknown", torch.zeros(self.outputs).index_fill(0, self.starts, -math.inf))
 
-    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
+    def embed(self, values: Tensor, observed: Tensor | None) -> Tensor:
         """One-hot, or each code's vector."""
         if self.vectors:
-            codes = zip(self.vectors, values.long().split(self.widths, 1), observed.split(self.widths, 1), strict=True)
-            return torch.cat([(of(code) * there[:, :, None]).flatten(1) for of, code, there in codes], 1)
+            there = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
+            codes = zip(self.vectors, values.long().split(self.widths, 1), there.split(self.widths, 1), strict=True)
+            return torch.cat([(of(code) * seen[:, :, None]).flatten(1) for of, code, seen in codes], 1)
         hot = torch.zeros(len(values), self.inputs, dtype=values.dtype, device=values.device)
-        return hot.scatter(1, values.long() + self.starts, observed.to(values.dtype))
+        code = values.long() + self.starts
+        return hot.scatter(1, code, 1.0) if observed is None else hot.scatter(1, code, observed.to(values.dtype))
 
     def bias(self) -> Tensor:
         return self.rates.clamp_min(1e-4).log()
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         return outputs.gather(1, values.long() + self.starts) - self._logsumexp(outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
@@ -151,13 +153,13 @@ class Ordinal(Likelihood, name="ordinal"):
         first = self.first[self.owner, None]
         return torch.cat([first, first + self.steps().cumsum(1)], 1)
 
-    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
-        return torch.where(observed, 2 * values / self.highest - 1, 0.0)
+    def embed(self, values: Tensor, observed: Tensor | None) -> Tensor:
+        return present(2 * values / self.highest - 1, observed)
 
     def bias(self) -> Tensor:
         return torch.zeros(self.outputs)
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         cuts, rank, last = self.cutpoints(), values.long(), self.highest.long() - 1
         before = (rank - 1).clamp_min(0)
         below = functional.logsigmoid(_at(cuts, rank.minimum(last)) - outputs)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from vae.config import REALS, Column
-from vae.likelihoods.likelihood import LARGEST, LIKELIHOODS, Likelihood
+from vae.likelihoods.likelihood import LARGEST, LIKELIHOODS, Likelihood, Observed, bounded, present
 
 
 class Columns(nn.Module):
@@ -35,17 +35,19 @@ class Columns(nn.Module):
         self.owner = self._constant("owner", torch.repeat_interleave(widths))
         self.real = self._constant("real", real[self.owner])
         self.dynamic = self._constant("dynamic", torch.tensor([it.dynamic for it in columns])[self.owner])
+        self.drawn = any(column.dynamic for column in columns)
         self.told = self._constant("told", nullable[self.owner].nonzero().flatten())
         self.width = sum(self.inputs) + len(self.told)
 
-    def embed(
-        self, values: Float[Tensor, "batch feature"], observed: Bool[Tensor, "batch feature"]
-    ) -> Float[Tensor, "batch input"]:
+    def embed(self, values: Float[Tensor, "batch feature"], observed: Observed) -> Float[Tensor, "batch input"]:
         """The encoder's input: every block's embedding, then which of the nullable features are there."""
-        values = torch.where(observed, values, 0.0)
-        split = zip(self._all(), values.split(self.features, 1), observed.split(self.features, 1), strict=True)
-        blocks = [block.embed(value, seen) for block, value, seen in split]
-        return torch.cat([*blocks, observed[:, self.told].to(values.dtype)], dim=1)
+        values = present(values, observed)
+        split = zip(self._all(), values.split(self.features, 1), self._seen(observed), strict=True)
+        parts = [block.embed(value, seen) for block, value, seen in split]
+        if len(self.told):
+            told = values.new_ones(len(values), len(self.told)) if observed is None else observed[:, self.told]
+            parts.append(told.to(values.dtype))
+        return _joined(parts)
 
     def bias(self) -> Float[Tensor, " output"]:
         """Decoder outputs under which every column has about its marginal distribution."""
@@ -55,16 +57,16 @@ class Columns(nn.Module):
         self,
         outputs: Float[Tensor, "batch output"],
         values: Float[Tensor, "batch feature"],
-        observed: Bool[Tensor, "batch feature"],
+        observed: Observed,
     ) -> Float[Tensor, "batch feature"]:
         """log p(x_f | z), nats in original units; exactly zero, with zero gradient, where a cell is missing.
 
         In a joint mixture it is that of the feature given those before it.
         """
-        values = torch.where(observed, values, 0.0).clamp(-LARGEST, LARGEST)
-        parts = (self._split(outputs), values.split(self.features, 1), observed.split(self.features, 1))
+        values = present(values, observed).clamp(-LARGEST, LARGEST)
+        parts = (self._split(outputs), values.split(self.features, 1), self._seen(observed))
         blocks = [block.log_prob(*part) for block, *part in zip(self._all(), *parts, strict=True)]
-        return torch.where(observed, torch.cat(blocks, dim=1), 0.0)
+        return present(_joined(blocks), observed)
 
     def mean(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
         """The mean of every feature, as a value; of a categorical, the most probable known code."""
@@ -127,10 +129,14 @@ class Columns(nn.Module):
 
     def _split(self, outputs: Tensor) -> Sequence[Tensor]:
         """The outputs of each block, none too large to compute with."""
-        return torch.split(outputs.clamp(-LARGEST, LARGEST), self.outputs, 1)
+        return torch.split(bounded(outputs, -LARGEST, LARGEST), self.outputs, 1)
 
     def _each(self, of: Callable[[Likelihood, Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([of(block, part) for block, part in zip(self._all(), parts, strict=True)], dim=1)
+        return _joined([of(block, part) for block, part in zip(self._all(), parts, strict=True)])
+
+    def _seen(self, observed: Tensor | None) -> Sequence[Tensor | None]:
+        """Which cells of each block are there."""
+        return [None] * len(self.blocks) if observed is None else observed.split(self.features, 1)
 
     def _all(self) -> list[Likelihood]:
         return [block for block in self.blocks if isinstance(block, Likelihood)]
@@ -138,6 +144,11 @@ class Columns(nn.Module):
     def _constant(self, name: str, tensor: Tensor) -> Tensor:
         self.register_buffer(name, tensor, persistent=False)
         return tensor
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Side by side; a part alone is not copied."""
+    return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0]
 
 
 def _runs(columns: Sequence[Column]) -> list[tuple[Column, list[Column]]]:

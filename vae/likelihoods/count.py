@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from vae.config import Column
-from vae.likelihoods.likelihood import Likelihood, smallest
+from vae.likelihoods.likelihood import Likelihood, bounded, present, smallest
 from vae.likelihoods.special import betainc, log_beta
 
 LOG_MEAN_RANGE = (-20.0, 20.0)
@@ -27,17 +27,17 @@ class Counted(Likelihood, ABC):
     def guess(self, column: Column) -> float:
         return 1.0
 
-    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
-        return torch.where(observed, values.clamp_min(0).log1p() - self.means.log1p(), 0.0)
+    def embed(self, values: Tensor, observed: Tensor | None) -> Tensor:
+        return present(values.clamp_min(0).log1p() - self.means.log1p(), observed)
 
     def bias(self) -> Tensor:
         return self.means.clamp_min(1e-3).log()
 
     def mean(self, outputs: Tensor) -> Tensor:
-        return outputs.clamp(*LOG_MEAN_RANGE).exp()
+        return bounded(outputs, *LOG_MEAN_RANGE).exp()
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
-        log_mean, counts = outputs.clamp(*LOG_MEAN_RANGE).double(), values.clamp(0, 1e30).double()
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
+        log_mean, counts = bounded(outputs, *LOG_MEAN_RANGE).double(), values.clamp(0, 1e30).double()
         return self.log_mass(log_mean, counts).to(outputs.dtype)
 
     def quantile(self, outputs: Tensor, level: float) -> Tensor:

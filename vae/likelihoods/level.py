@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from vae.config import Column
-from vae.likelihoods.likelihood import Likelihood, smallest
+from vae.likelihoods.likelihood import Likelihood, present, smallest
 from vae.likelihoods.special import betainc, log_beta
 
 
@@ -26,8 +26,8 @@ class Levelled(Likelihood, ABC):
     def guess(self, column: Column) -> float:
         return (column.codes - 1) / 2
 
-    def embed(self, values: Tensor, observed: Tensor) -> Tensor:
-        return torch.where(observed, 2 * values / self.highest - 1, 0.0)
+    def embed(self, values: Tensor, observed: Tensor | None) -> Tensor:
+        return present(2 * values / self.highest - 1, observed)
 
     def extreme(self, uniform: Tensor) -> Tensor:
         return torch.where(uniform < 0.5, 0.0, self.highest)
@@ -46,7 +46,7 @@ class Binomial(Levelled, name="binomial"):
     def bias(self) -> Tensor:
         return torch.logit(self.share())
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         rest = self.highest - values
         choose = -log_beta(1 + values.double(), 1 + rest.double()) - self.highest.double().log1p()
         heads, tails = functional.logsigmoid(outputs), functional.logsigmoid(-outputs)
@@ -95,7 +95,7 @@ class DiscretisedLogistic(Levelled, name="discretised_logistic"):
     def bias(self) -> Tensor:
         return 2 * self.share() - 1
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         s, apart = self.scale(), values - self.location(outputs)
         upper = functional.logsigmoid((apart + 0.5) / s)
         lower = functional.logsigmoid((0.5 - apart) / s)

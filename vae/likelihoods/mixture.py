@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from vae.config import Column
-from vae.likelihoods.likelihood import RESIDUAL
+from vae.likelihoods.likelihood import RESIDUAL, bounded, present
 from vae.likelihoods.real import HALF_LOG_2PI, Real, normal
 
 LOG_SCALE_RANGE = (-12.0, 12.0)
@@ -56,7 +56,7 @@ class Mixed(Real, ABC):
 
     def scales(self, raw: Tensor, floor: Tensor) -> Tensor:
         """Standard deviations, never below the floor."""
-        return floor + raw.clamp(*LOG_SCALE_RANGE).exp()
+        return floor + bounded(raw, *LOG_SCALE_RANGE).exp()
 
     def starts(self) -> Float[Tensor, "feature component"]:
         """Means that begin apart, so that components do not stay twins."""
@@ -76,7 +76,7 @@ def _each(of: Callable[[Tensor, Tensor], Tensor], mean: Tensor, scale: Tensor) -
 
 
 def _residual(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    return ((values - mean) / scale).clamp(-RESIDUAL, RESIDUAL)
+    return bounded((values - mean) / scale, -RESIDUAL, RESIDUAL)
 
 
 class Mixture(Mixed, name="mixture"):
@@ -96,7 +96,7 @@ class Mixture(Mixed, name="mixture"):
         zeros = torch.zeros(self.features, self.components)
         return torch.stack([zeros, self.starts(), zeros - 0.5 * (self.components > 1)], 1).flatten()
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         log_weight, mean, scale = self.marginals(outputs)
         each = log_weight - 0.5 * _residual(values[:, :, None], mean, scale) ** 2 - scale.log() - HALF_LOG_2PI
         return each.logsumexp(2) - self.log_unit(values)
@@ -149,7 +149,7 @@ class JointMixture(Mixed, name="joint_mixture"):
         """Log-weights, means m, scales s and slopes t of the components."""
         logit, rest = outputs.split([self.components, 3 * self.components * self.features], 1)
         mean, raw, slope = rest.view(len(outputs), 3, self.components, self.features).unbind(1)
-        return functional.log_softmax(logit, 1), mean, self.scales(raw, self.floor), slope.clamp(*SLOPE_RANGE)
+        return functional.log_softmax(logit, 1), mean, self.scales(raw, self.floor), bounded(slope, *SLOPE_RANGE)
 
     def marginals(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_weight, mean, scale, slope = self.parts(outputs)
@@ -163,15 +163,14 @@ class JointMixture(Mixed, name="joint_mixture"):
         parts = [torch.zeros(self.components), self.starts().T.flatten(), zeros.flatten(), (zeros + slopes).flatten()]
         return torch.cat(parts)
 
-    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         up_to = self._joint(outputs, values, observed)
         return functional.pad(up_to, (1, 0)).diff(dim=1) - self.log_unit(values)
 
     def mode(self, outputs: Tensor) -> Tensor:
         """The mean of the component whose mean is the most probable of all components' means."""
         _, means, _, _ = self.parts(outputs)
-        seen = torch.ones(len(outputs), self.features, dtype=torch.bool, device=outputs.device)
-        scores = [self._joint(outputs, mean, seen)[:, -1] for mean in means.unbind(1)]
+        scores = [self._joint(outputs, mean, None)[:, -1] for mean in means.unbind(1)]
         best = torch.stack(scores, 1).argmax(1)
         return means[torch.arange(len(outputs), device=outputs.device), best]
 
@@ -193,18 +192,20 @@ class JointMixture(Mixed, name="joint_mixture"):
         drawn = mean + scale * (slope * common + normal(mean.shape, outputs, generator))
         return torch.where(observed, values, drawn)
 
-    def _joint(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Float[Tensor, "batch feature"]:
+    def _joint(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Float[Tensor, "batch feature"]:
         """log p of the observed features up to and with each."""
         return self._posed(outputs, values, observed).logsumexp(1)
 
-    def _posed(self, outputs: Tensor, values: Tensor, observed: Tensor) -> Float[Tensor, "batch component feature"]:
+    def _posed(
+        self, outputs: Tensor, values: Tensor, observed: Tensor | None
+    ) -> Float[Tensor, "batch component feature"]:
         """log p of each component and of the observed features up to and with each."""
         log_weight, mean, scale, slope = self.parts(outputs)
-        there = observed[:, None]
-        a = torch.where(there, _residual(values[:, None], mean, scale), 0.0)
-        t = torch.where(there, slope, 0.0)
+        there = None if observed is None else observed[:, None]
+        a = present(_residual(values[:, None], mean, scale), there)
+        t = present(slope, there)
         stretch = 1 + (t**2).cumsum(2)
         square = (a**2).cumsum(2) - (a * t).cumsum(2) ** 2 / stretch
-        log_scale = torch.where(there, scale.log() + HALF_LOG_2PI, 0.0).cumsum(2)
+        log_scale = present(scale.log() + HALF_LOG_2PI, there).cumsum(2)
         each = -0.5 * square - log_scale - 0.5 * stretch.log()
         return log_weight[:, :, None] + each

@@ -167,6 +167,8 @@ class Warps(Warp):
         runs = [list(run) for _, run in groupby(columns, key=_kind)]
         self.parts = nn.ModuleList(KINDS[_kind(run[0])](run, dtype) for run in runs)
         self.widths = [sum(column.width for column in run) for run in runs]
+        self.straight = all(_kind(run[0]) == "none" for run in runs)
+        """Whether the units are the same at every value, and so in every row."""
 
     def units(self, values: Tensor) -> Tensor:
         return self._each(lambda warp, *part: warp.units(*part), values)

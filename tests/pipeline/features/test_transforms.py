@@ -23,7 +23,7 @@ from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features, fitting
-from pipeline.worker import Job
+from pipeline.job import Job
 from vae.config import Network, Objective
 from vae.likelihoods import Columns
 
