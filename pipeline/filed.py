@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -113,6 +114,7 @@ def load(job: Job, place: Place) -> dict[int, Table]:
     _together(place, parts.check_room)
     for first in range(0, len(folders), place.world_size):
         _together(place, partial(parts.write, first + place.rank))
+    pa.default_memory_pool().release_unused()
     return {
         kind: Filed.of(folders, split, width=parts.features.width, device=place.device)
         for split, kind in shards.SPLITS.items()

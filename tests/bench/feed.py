@@ -89,19 +89,15 @@ def stream() -> None:
             seconds = interleaved({name: lambda name=name: learn(name) for name in feeds}, times=9)
             ratios = [one / two for one, two in zip(seconds["memory"], seconds["files"], strict=True)]
             for name, it in seconds.items():
-                waited = feeds[name].waited_s / sum(it)
-                print(
-                    f"stream  {width:4} columns  {name:6} {steps * batch / statistics.median(it):9,.0f} rows/s", end=""
-                )
-                print(f"  waited {waited:.1%}")
-            print(
-                f"stream  {width:4} columns  ratio  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-            )
+                rate, waited = steps * batch / statistics.median(it), feeds[name].waited_s / sum(it)
+                print(f"stream  {width:4} columns  {name:6} {rate:9,.0f} rows/s  waited {waited:.1%}")
+            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+            print(f"stream  {width:4} columns  ratio  {middle:.3f} ({low:.3f} to {high:.3f})")
 
 
 def memory() -> None:
     """Peak memory of a process that writes the files and streams an epoch from them, at 1x and 10x rows."""
-    for rows in (400_000, 4_000_000):
+    for rows in (1_000_000, 10_000_000):
         with tempfile.TemporaryDirectory() as folder:
             made(Path(folder), rows=rows, width=64)
             said = subprocess.run(
@@ -118,14 +114,12 @@ def epoch(folder: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     started = time.perf_counter()
     table = feed.load(job, ALONE)[shards.TRAIN]
-    written = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    seconds, written = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    assert isinstance(table, filed.Filed)
     total = sum(float(it.values[:, 0].sum()) for it in Feed(table, batch_rows=1_024, seed=0).batches(0))
     assert np.isfinite(total)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    kind = type(table).__name__
-    print(
-        f"{kind}; files made in {written[0]:.1f} s; peak {before} MB at the start, {written[1]} MB then, {peak} MB in all"
-    )
+    print(f"made in {seconds:.0f} s; peak {before} MB at the start, {written} MB then, {peak} MB in all")
 
 
 def interleaved(ways: dict[str, Callable[[], None]], *, times: int) -> dict[str, list[float]]:

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import ROOT
+from harness import ROOT, small_settings
 from rows import column
 from safetensors.torch import load_file
 
-from pipeline import feed, filed, rows, shards, worker
+from pipeline import feed, filed, rows, runfile, shards, worker
+from pipeline.arena import Arena
 from pipeline.config import Train
 from pipeline.errors import ConfigError, InfrastructureError
 from pipeline.features import fitting
@@ -238,6 +239,13 @@ def test_memory_for_two_windows_is_needed(
     with pytest.raises(ConfigError, match=f"--set train.memory_mb={cure},"):
         feed.check_memory(total, width, memory_mb=memory_mb)
     return None
+
+
+def test_compare_holds_all_rows_in_memory(job: Job, tmp_path: Path) -> None:
+    """Its rivals are fitted to all of them: too little memory is a clear error."""
+    config = runfile.parse(small_settings(tmp_path, train={"memory_mb": 1}))
+    with pytest.raises(ConfigError, match=r"all rows, 2 MB, in memory; train.memory_mb allows 1\n.*memory_mb=2"):
+        Arena.of(config, job)
 
 
 RANK = """
