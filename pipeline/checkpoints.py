@@ -73,6 +73,12 @@ def resume(
     return load_file(newest / BEST, device=str(device)), Progress(**json.loads((newest / PROGRESS).read_text()))
 
 
+def history(directory: Path) -> list[Metrics]:
+    """The epochs that the newest whole checkpoint knows of."""
+    newest = next(whole(directory), None)
+    return [] if newest is None else Progress(**json.loads((newest / PROGRESS).read_text())).history
+
+
 def whole(directory: Path) -> Iterator[Path]:
     """Checkpoints that verify, newest first; a torn one is passed over."""
     for path in sorted((directory / "checkpoints").glob("epoch-?????"), reverse=True):
