@@ -79,6 +79,9 @@ class Wire(tune.Callback):
     def __init__(self) -> None:
         self.news: SimpleQueue[News] = SimpleQueue()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray Tune writes its callbacks down; nobody reads this one back
+
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """An epoch."""
         self.news.put(News(trial.config["number"], epoch=result["metrics"]))
@@ -123,7 +126,7 @@ def search(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(attempt, jobs=dict(jobs)), resources),
         param_space={"number": tune.grid_search(sorted(jobs))},
-        tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once),
+        tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             name=scratch.name,
             storage_path=str(scratch.parent),
