@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -101,9 +101,10 @@ def _refuse_unknown(settings: Settings, kind: type, where: str, path: str = "") 
             close = difflib.get_close_matches(key, known, n=1)
             cure = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {path}{key}", where, cure)
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(value, hints[key], where, f"{path}{key}.")
-        elif key == "columns" and isinstance(value, dict):
+        if key == "columns" and isinstance(value, dict):
             for name, column in value.items():
                 if isinstance(column, dict):
                     _refuse_unknown(column, ColumnConfig, where, f"columns.{name}.")
+        elif isinstance(value, dict):
+            for section in filter(is_dataclass, (hints[key], *get_args(hints[key]))):
+                _refuse_unknown(value, cast(type, section), where, f"{path}{key}.")

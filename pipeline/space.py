@@ -12,7 +12,7 @@ from pipeline.config import Range, RunConfig
 from pipeline.errors import ConfigError
 
 SEARCHED: Final = ("latent", "width", "depth", "learning_rate", "beta", "batch_rows")
-DRAWS: Final = 100
+DRAWS: Final = 20
 """Per trial, until the space is taken for exhausted."""
 Space = Mapping[str, tuple[float, ...] | Range]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,16 @@ def test_errors_survive_the_way_between_processes(kind: type[ConfigError]) -> No
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error) == "where: what\n  cure: cure"
+
+
+@pytest.mark.parametrize("name", ["adult", "burda-iwae", "demo", "digits-binary", "digits-levels"])
+def test_a_config_survives_its_toml(name: str) -> None:
+    """`parse(text(config))` is the identity, with a space to search and names that need quotes besides."""
+    found = runfile.load(ROOT / f"deploy/runs/{name}.toml")
+    column = {"type": "string", "role": "passthrough", "categories": ['"', "\\", "ü"]}
+    search = {"latent": [2, 4], "beta": [0.5, 2.0], "learning_rate": {"low": 1e-5, "high": 0.1}}
+    settings = {**found.to_dict(), "tune": search}
+    settings["columns"]["a. b = [c]"] = column
+    more = runfile.parse(settings)
+    for config in (found, more):
+        assert runfile.parse(tomllib.loads(runfile.text(config))) == config
