@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import small_settings
+from harness import ROOT, small_settings
 
 from pipeline import runfile, space
 from pipeline.config import RunConfig
@@ -90,3 +92,11 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         space.trials(config(tmp_path, beta=[0.5], model={"encoder": "deterministic"}))
     with pytest.raises(ConfigError, match=r"model.hidden = \[\]: there is no layer to vary\n  cure: list both"):
         space.trials(config(tmp_path, width=[8], model={"hidden": []}))
+
+
+def test_the_space_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    """It is taken as it stands, and every setting that can be searched is in it."""
+    (shown,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    run = config(tmp_path, **tomllib.loads(shown)["tune"])
+    assert set(space.listed(run)) == set(space.SEARCHED)
+    assert len(space.trials(run)) == 16
