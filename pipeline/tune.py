@@ -77,12 +77,11 @@ class Trial:
     def hear(self, news: News) -> None:
         """Take in an epoch, or the end."""
         if news.epoch is not None:
-            self.history += [news.epoch] if news.epoch["epoch"] > len(self.history) else []  # not what is retold
+            del self.history[int(news.epoch["epoch"]) - 1 :]  # retold after an interruption
+            self.history.append(news.epoch)
             return
-        through = Progress(epoch=len(self.history), best_epoch=self.row()["best_epoch"] or 0).exhausted(
-            self.config.train
-        )
-        self.state = "failed" if news.error else "finished" if through else "stopped"
+        progress = Progress(epoch=len(self.history), best_epoch=self.row()["best_epoch"] or 0)
+        self.state = "failed" if news.error else "finished" if progress.exhausted(self.config.train) else "stopped"
         self.error = news.error
         _write(self.directory / "trial.json", {"state": self.state, "error": self.error, "history": self.history})
 

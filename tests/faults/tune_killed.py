@@ -27,7 +27,7 @@ SETTINGS = {
     "tune.at_once": 1,
 }
 """One trial at a time: then who is stopped early does not depend on the machine."""
-ENDED, BEGUN = "trials/*/trial.json", "trials/*/checkpoints/epoch-?????"
+ENDED, BEGUN = "trials/*/trial.json", "trials/*/checkpoints/*epoch-?????"
 
 
 def tune(workspace: Path) -> subprocess.Popen[str]:

@@ -42,8 +42,8 @@ def begun(config: RunConfig) -> list[tune.Trial]:
         if trial.config.objective.beta != ENDLESS:
             progress, _ = worker.run(tune._job(job, trial))
             trial.history = progress.history
-    for epoch in range(4, EPOCHS + 1):
-        shutil.rmtree(trials[good(trials)].directory / f"checkpoints/epoch-{epoch:05d}")
+    for later in sorted((trials[good(trials)].directory / "checkpoints").iterdir())[3:]:
+        shutil.rmtree(later)
     shutil.rmtree(trials[0].directory / "checkpoints")
     trials[0].hear(News(0))
     return trials
