@@ -173,6 +173,14 @@ def _check(path: Path, facts: dict[str, Any], settings: dict[str, Any]) -> None:
         raise ConfigError(f"a checkpoint of a training with other settings: {told}", str(path), cure)
 
 
+def history(directory: Path) -> list[Metrics]:
+    """The epochs that the newest whole checkpoint knows of."""
+    newest = next(whole(directory), None)
+    if newest is None:
+        return []
+    return Progress.from_plain(json.loads((newest / PROGRESS).read_text())["progress"]).history
+
+
 def whole(directory: Path, *, tell: Callable[[str], None] = lambda text: None) -> Iterator[Path]:
     """Checkpoints that verify, newest first; `tell` hears of the torn ones, which are passed over."""
     for path in _all(directory):

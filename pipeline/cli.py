@@ -90,6 +90,7 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
     _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
     _verb(verbs, "compare", "the family of autoencoders and PCA on this table", _with_config(_compare))
+    _verb(verbs, "tune", "better settings for this table (Ray Tune), as a TOML", _with_config(_tune))
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
     sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
@@ -205,6 +206,13 @@ def _compare(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     compared = compare.compare(config, ingest.ingest(config))
     table = Path(compared.table).read_text(encoding="utf-8").splitlines()
     return asdict(compared), [*table, f"table   {compared.table}", f"figure  {compared.figure}"]
+
+
+def _tune(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import ingest, tune
+
+    tuned = tune.tune(config, ingest.ingest(config))
+    return asdict(tuned), tune.lines(tuned)
 
 
 def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:

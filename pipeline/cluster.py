@@ -22,6 +22,8 @@ QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # of Ray Tune, which prints in spite of verbose = 0
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 KNOCK_S = 10
 LOGGERS = ("ray", "ray._private", "ray.data", "ray.train", "ray.tune", "ray.serve")

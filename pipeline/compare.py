@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from pipeline import keys, linear, plots
+from pipeline import keys, linear, plots, tables
 from pipeline.arena import Arena
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
@@ -192,24 +192,8 @@ def _write(directory: Path, name: str, caption: str, standings: Sequence[Standin
         writer = csv.DictWriter(file, [it.name for it in fields(Standing)])
         writer.writeheader()
         writer.writerows(rows)
-    (directory / "table.md").write_text("\n".join([*lines(rows), "", caption]) + "\n", encoding="utf-8")
+    (directory / "table.md").write_text("\n".join([*tables.lines(rows), "", caption]) + "\n", encoding="utf-8")
     plots.comparison(rows, f"{name}: {caption}").savefig(directory / "figure.png")
-
-
-def lines(standings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table in Markdown, aligned for the terminal too."""
-    head = [name.replace("_", " ") for name in standings[0]]
-    cells = [[_cell(value) for value in it.values()] for it in standings]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    table = [head, ["-" * width for width in widths], *cells]
-    padded = ([f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in table)
-    return ["| " + " | ".join(row) + " |" for row in padded]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return "" if value is None else str(value)
 
 
 def _conclude(directory: Path, facts: dict[str, Any]) -> None:

@@ -242,6 +242,65 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers between two, log-uniform."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    low: Annotated[float, Bounds(gt=0, le=1)]
+    """Smallest."""
+    high: Annotated[float, Bounds(gt=0, le=1)]
+    """Largest."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g}, high = {self.high:g}: low must be below high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """What `latentpipe tune` tries. What is not listed stays as the run has it; if nothing is listed, latent, width,
+    depth, learning_rate and batch_rows are tried around the run's own.
+    """
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    trials: Positive = 16
+    """Trainings to begin, at most; the first is the run's own settings, and runs to its end."""
+    epochs: Positive = 50
+    """Of a trial, at most; train.patience holds besides."""
+    grace: Positive = 5
+    """Epochs before a trial may be stopped for being behind; looked at again at each `reduction`-fold of them."""
+    reduction: Annotated[int, Bounds(ge=2)] = 3
+    """Of so many trials that come so far, one goes on (ASHA, Li et al. 2020)."""
+    at_once: Count = 0
+    """Trials at a time; 0: as many as the machine's cores, or the cluster's CPUs and GPUs, hold."""
+    seed: Count = 0
+    """Of the draws."""
+    latent: tuple[Annotated[int, Bounds(ge=1, le=4096)], ...] = ()
+    """Numbers of latent dimensions to try."""
+    width: tuple[Positive, ...] = ()
+    """Widths of the hidden layers; each trial's layers are equally wide."""
+    depth: tuple[Positive, ...] = ()
+    """Numbers of hidden layers."""
+    learning_rate: Range | None = None
+    """Such as { low = 1e-4, high = 1e-2 }."""
+    beta: tuple[Annotated[float, Bounds(ge=0)], ...] = ()
+    """Weights of the KL term in training; the bound that trials are judged by is that of beta = 1."""
+    batch_rows: tuple[Positive, ...] = ()
+    """Rows per optimisation step."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.grace > self.epochs:
+            raise ValueError(f"grace = {self.grace}: a trial has but epochs = {self.epochs}")
+        for name in ("latent", "width", "depth", "beta", "batch_rows"):
+            if len(set(listed := getattr(self, name))) < len(listed):
+                raise ValueError(f"{name} = {list(listed)}: a value is listed twice")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The Ray cluster to run on."""
 
@@ -295,6 +354,7 @@ class RunConfig:
     reduce: Reduce = field(default_factory=Reduce)
     report: Report = field(default_factory=Report)
     compare: Compare = field(default_factory=Compare)
+    tune: Tune = field(default_factory=Tune)
     cluster: Cluster = field(default_factory=Cluster)
     tracking: Tracking = field(default_factory=Tracking)
 

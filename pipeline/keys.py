@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1}
+CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1, "tuning": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
@@ -57,6 +57,12 @@ def training(config: RunConfig, content: str) -> str:
 def comparison(config: RunConfig, content: str) -> str:
     """Of a comparison: the training it varies, the family and how it is measured."""
     return _key("comparison", training=training(config, content), compare=config.to_dict()["compare"])
+
+
+def tuning(config: RunConfig, content: str) -> str:
+    """Of a tuning: the training it varies, and what is tried."""
+    settings = {name: value for name, value in config.to_dict()["tune"].items() if name != "at_once"}
+    return _key("tuning", training=training(config, content), tune=settings)
 
 
 def latents(config: RunConfig, *, content: str, model_digest: str) -> str:

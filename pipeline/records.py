@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,29 @@ class Compared:
     """The parent of the members' runs."""
     standings: tuple[dict[str, float | int | str | None], ...]
     """The table's rows; None where a figure is not defined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A finished search for better settings."""
+
+    key: str
+    table: str
+    """Path of trials.json."""
+    winner: str
+    """Path of the TOML with the best trial's settings, for `latentpipe run`."""
+    mlflow_run: str
+    """The parent of the trials' runs."""
+    judged_by: str
+    """What the scores are: the ELBO on the validation rows, or what stands for it; of its best epoch, nats per row."""
+    best: int
+    """Number of the best trial."""
+    score: float
+    gain: float | None
+    """Its score less that of trial 0, the run's own settings; none if those failed."""
+    trials: tuple[dict[str, Any], ...]
+    """The table's rows."""
+    new: bool
 
 
 @dataclass(frozen=True, kw_only=True)

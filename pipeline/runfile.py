@@ -1,16 +1,17 @@
-"""A run's TOML: read it, apply overrides, validate, and say what was meant where a key is not known."""
+"""A run's TOML: read it, apply overrides, validate, say what was meant where a key is not known; write it."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline import toml
 from pipeline.columns import ColumnConfig
 from pipeline.config import RunConfig, Settings
 from pipeline.errors import ConfigError
@@ -39,6 +40,18 @@ def read(path: str | Path) -> Settings:
 def parse(settings: Settings, *, where: str = "config") -> RunConfig:
     """Validate plain values as a RunConfig."""
     return validated(settings, RunConfig, where=where)
+
+
+def text(config: RunConfig) -> str:
+    """The TOML that `load` reads as this very config; what is left to its default is left out."""
+    sections = {it.name: getattr(config, it.name) for it in fields(config) if it.name not in ("name", "workspace")}
+    columns = {f"columns.{toml.key(name)}": it for name, it in sections.pop("columns").items()}
+    lines = [toml.line("name", config.name), toml.line("workspace", config.workspace)]
+    for name, section in {**sections, **columns}.items():
+        plain = asdict(section)
+        if told := [toml.line(it.name, plain[it.name]) for it in fields(section) if plain[it.name] != it.default]:
+            lines += ["", f"[{name}]", *told]
+    return "\n".join([*lines, ""])
 
 
 def validated(settings: Settings, kind: type[T], *, where: str) -> T:
@@ -88,9 +101,10 @@ def _refuse_unknown(settings: Settings, kind: type, where: str, path: str = "") 
             close = difflib.get_close_matches(key, known, n=1)
             cure = f"did you mean {path}{close[0]}?" if close else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {path}{key}", where, cure)
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(value, hints[key], where, f"{path}{key}.")
-        elif key == "columns" and isinstance(value, dict):
+        if key == "columns" and isinstance(value, dict):
             for name, column in value.items():
                 if isinstance(column, dict):
                     _refuse_unknown(column, ColumnConfig, where, f"columns.{name}.")
+        elif isinstance(value, dict):
+            for section in filter(is_dataclass, (hints[key], *get_args(hints[key]))):
+                _refuse_unknown(value, cast(type, section), where, f"{path}{key}.")

@@ -21,11 +21,15 @@ def key(name: str) -> str:
 
 
 def value(plain: Any) -> str:
-    """A string, a boolean, a number, or a list of them.
+    """A string, a boolean, a number, or a list or an inline table of them.
 
     >>> value(["a", 1, 2.0, float("inf"), True])
     '["a", 1, 2.0, inf, true]'
+    >>> value({"low": 1e-4, "high": 0.01})
+    '{ low = 0.0001, high = 0.01 }'
     """
+    if isinstance(plain, dict):
+        return f"{{ {', '.join(f'{key(name)} = {value(it)}' for name, it in plain.items())} }}"
     if isinstance(plain, str):
         return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(plain, bool):

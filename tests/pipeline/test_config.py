@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,16 @@ def test_workers_are_a_number_or_the_fewest_and_the_most(tmp_path: Path) -> None
         told = refusal(small_settings(tmp_path, train={"num_workers": wrong}))
         assert "a number from 1, or the fewest and the most: [1, 4]" in told
     assert "num_workers" in refusal(small_settings(tmp_path, train={"num_workers": [1, 2, 3]}))
+
+
+@pytest.mark.parametrize("name", ["adult", "burda-iwae", "demo", "digits-binary", "digits-levels"])
+def test_a_config_survives_its_toml(name: str) -> None:
+    """`parse(text(config))` is the identity, with a space to search and names that need quotes besides."""
+    found = runfile.load(ROOT / f"deploy/runs/{name}.toml")
+    column = {"type": "string", "role": "passthrough", "categories": ['"', "\\", "ü"]}
+    search = {"latent": [2, 4], "beta": [0.5, 2.0], "learning_rate": {"low": 1e-5, "high": 0.1}}
+    settings = {**found.to_dict(), "tune": search}
+    settings["columns"]["a. b = [c]"] = column
+    more = runfile.parse(settings)
+    for config in (found, more):
+        assert runfile.parse(tomllib.loads(runfile.text(config))) == config
