@@ -2,10 +2,11 @@
 # make test    the tests;   make lint   ruff, mypy, import-linter
 # make bench   against pythae, by hand: an environment of its own, under build/
 # make bench-ingest   against DuckDB, polars and pyarrow, by hand
+# make bench-train    against a bare loop, Ray's usual recipe, pythae and Lightning, by hand; ARGS="--device cuda"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ingest clean
+.PHONY: demo test lint bench bench-ingest bench-train clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -25,9 +26,17 @@ bench: build/bench/installed
 bench-ingest: .venv/installed-dev
 	$(BIN)/python tests/bench/ingest/race.py
 
+bench-train: .venv/installed-dev build/bench-train/installed
+	$(BIN)/python tests/bench/train/race.py $(ARGS)
+
 build/bench/installed: constraints.txt
 	$(PYTHON) -m venv build/bench
 	build/bench/bin/python -m pip install --quiet --constraint constraints.txt pythae==0.1.2 torch safetensors jaxtyping scikit-learn
+	touch $@
+
+build/bench-train/installed: constraints.txt
+	$(PYTHON) -m venv build/bench-train
+	build/bench-train/bin/python -m pip install --quiet --constraint constraints.txt pythae==0.1.2 lightning==2.6.6 torch
 	touch $@
 
 clean:
