@@ -119,7 +119,8 @@ class Race:
             list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
         )
         if ended.returncode:
-            self.failed[model, name] = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+            said = [line for line in ended.stderr.splitlines() if line and not line[0].isspace()]
+            self.failed[model, name] = said[-1] if said else f"exit code {ended.returncode}"
             print(f"{model} {name} failed:\n{ended.stderr}", file=sys.stderr)
             return None
         found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
