@@ -3,10 +3,11 @@
 # make bench   against pythae, by hand: an environment of its own, under build/
 # make faults-train   kill -9 at trainings, by hand: a quarter of an hour
 # make bench-ingest   against DuckDB, polars and pyarrow, by hand
+# make bench-train    against a bare loop, Ray's usual recipe, pythae and Lightning, by hand; ARGS="--device cuda"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ingest faults-train clean
+.PHONY: demo test lint bench bench-ingest bench-train faults-train clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -29,9 +30,17 @@ bench-ingest: .venv/installed-dev
 faults-train: .venv/installed-dev
 	$(BIN)/python tests/faults/train.py
 
+bench-train: .venv/installed-dev build/bench-train/installed
+	$(BIN)/python tests/bench/train/race.py $(ARGS)
+
 build/bench/installed: constraints.txt
 	$(PYTHON) -m venv build/bench
 	build/bench/bin/python -m pip install --quiet --constraint constraints.txt pythae==0.1.2 torch safetensors jaxtyping scikit-learn
+	touch $@
+
+build/bench-train/installed: constraints.txt
+	$(PYTHON) -m venv build/bench-train
+	build/bench-train/bin/python -m pip install --quiet --constraint constraints.txt pythae==0.1.2 lightning==2.6.6 torch
 	touch $@
 
 clean:

@@ -29,7 +29,7 @@ from pipeline.checkpoints import Metrics
 from pipeline.cluster import own_error
 from pipeline.config import RunConfig, Tune
 from pipeline.errors import InfrastructureError, LatentpipeError, from_plain
-from pipeline.worker import CPU, Job, Place
+from pipeline.job import CPU, Job, Place
 
 POLL_S: Final = 0.3
 FAILED: Final = "failed.json"

@@ -27,7 +27,7 @@ from pipeline.records import Ingested, Tuned
 from pipeline.tracking import TuningRun
 from pipeline.train import prepare
 from pipeline.trials import Halving, News, search
-from pipeline.worker import Job
+from pipeline.job import Job
 
 TABLE: Final = "trials.json"
 """Written last: it makes the tuning done."""

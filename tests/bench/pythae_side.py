@@ -1,7 +1,7 @@
 """The other side of the comparison: pythae 0.1.2's own VAE, loss, trainer and likelihood, only silent and timed.
 
-The network is a plain one of linear layers, Bernoulli over binary rows. `weights` hands it over as tensors, so that
-one and the same estimator can judge both sides.
+The network is a plain one of linear layers, Bernoulli over binary rows or, for reals, pythae's squared error. `weights`
+hands it over as tensors, so that one and the same estimator can judge both sides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from pythae.data.datasets import BaseDataset
@@ -23,6 +23,7 @@ from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 from torch import Tensor, nn
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
+Likelihood = Literal["bernoulli", "gaussian"]
 
 
 class Trained(NamedTuple):
@@ -42,14 +43,16 @@ def train(
     learning_rate: float,
     seed: int,
     activation: str = "relu",
+    likelihood: Likelihood = "bernoulli",
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Trained:
-    """Train by Adam on the CPU, as pythae does by itself: no validation rows, a copy of the best model kept.
+    """Train by Adam, as pythae does by itself: no validation rows, a copy of the best model kept.
 
-    `train_rows` is `[row, feature]`, float32, 0 or 1.
+    `train_rows` is `[row, feature]`, float32; 0 or 1 if the likelihood is "bernoulli".
     """
     _silence()
     torch.manual_seed(seed)
-    model = build(train_rows.shape[1], hidden=hidden, latent=latent, activation=activation)
+    model = build(train_rows.shape[1], hidden=hidden, latent=latent, activation=activation, likelihood=likelihood)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as directory:
         config = BaseTrainerConfig(
@@ -58,18 +61,26 @@ def train(
             per_device_train_batch_size=batch_rows,
             learning_rate=learning_rate,
             seed=seed,
-            no_cuda=True,
+            no_cuda=device == "cpu",
         )
         rows = BaseDataset(train_rows, torch.ones(len(train_rows)))
         _Trainer(model, rows, training_config=config, callbacks=[clock]).train()
     return Trained(model.eval(), tuple(clock.seconds))
 
 
-def build(features: int, *, hidden: Sequence[int], latent: int, activation: str = "relu") -> VAE:
+def build(
+    features: int,
+    *,
+    hidden: Sequence[int],
+    latent: int,
+    activation: str = "relu",
+    likelihood: Likelihood = "bernoulli",
+) -> VAE:
     """features -> hidden -> mean and log-variance of `latent` dimensions -> hidden mirrored -> features."""
-    config = VAEConfig(input_dim=(features,), latent_dim=latent, reconstruction_loss="bce")
+    binary = likelihood == "bernoulli"
+    config = VAEConfig(input_dim=(features,), latent_dim=latent, reconstruction_loss="bce" if binary else "mse")
     encoder = Encoder((features, *hidden), latent, ACTIVATIONS[activation])
-    decoder = Decoder((latent, *reversed(hidden)), features, ACTIVATIONS[activation])
+    decoder = Decoder((latent, *reversed(hidden)), features, ACTIVATIONS[activation], binary=binary)
     return VAE(config, encoder=encoder, decoder=decoder)
 
 
@@ -120,16 +131,17 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    """The probability of a one in each feature, which is what pythae's "bce" takes."""
+    """The probability of a one in each feature, which is what pythae's "bce" takes, or the mean, for "mse"."""
 
-    def __init__(self, widths: Sequence[int], features: int, activation: type[nn.Module]) -> None:
+    def __init__(self, widths: Sequence[int], features: int, activation: type[nn.Module], *, binary: bool) -> None:
         super().__init__()
         self.body = _mlp(widths, activation)
         self.outputs = nn.Linear(widths[-1], features)
+        self.last = nn.Sigmoid() if binary else nn.Identity()
 
     def forward(self, z: Tensor) -> ModelOutput:
         """Under the name that pythae asks for."""
-        return ModelOutput(reconstruction=self.outputs(self.body(z)).sigmoid())
+        return ModelOutput(reconstruction=self.last(self.outputs(self.body(z))))
 
 
 class _Trainer(BaseTrainer):
