@@ -22,12 +22,12 @@ from pipeline.config import RunConfig, Tune
 from pipeline.disk import storage_errors
 from pipeline.errors import DataError
 from pipeline.features import Features
+from pipeline.job import Job
 from pipeline.progress import Stage
 from pipeline.records import Ingested, Tuned
 from pipeline.tracking import TuningRun
 from pipeline.train import prepare
 from pipeline.trials import Halving, News, search
-from pipeline.job import Job
 
 TABLE: Final = "trials.json"
 """Written last: it makes the tuning done."""
