@@ -43,7 +43,7 @@ class Restart:
     step: int
     """In that epoch, counted from 1; 0: after all of them."""
     columns: tuple[str, ...]
-    """Whose log-likelihood, or its gradient, was not finite; empty: none by itself."""
+    """Whose values, or else log-likelihoods, were not finite; empty: none by itself."""
     ids: tuple[str, ...]
     """Of the first rows in question."""
     resumed: int
@@ -120,7 +120,7 @@ def save(directory: Path, state: State, settings: dict[str, Any]) -> None:
         for left in folder.glob("*.partial"):
             shutil.rmtree(left)
         checkpoint.save(state.model, partial)
-        average = state.average.weights if state.average else {}
+        average = state.average.state_dict() if state.average else {}
         rest = {"adam": state.adam.state_dict(), "average": average, "best": state.best, "noise": state.noise}
         torch.save(rest, partial / STATE)
         facts = {"format": FORMAT, "settings": settings, "progress": asdict(progress)}
@@ -156,7 +156,7 @@ def resume(
     rest = torch.load(newest / STATE, weights_only=True, map_location=device)
     state.adam.load_state_dict(rest["adam"])
     if state.average:
-        state.average.load(rest["average"])
+        state.average.load_state_dict(rest["average"])
     state.best, state.noise = rest["best"], rest["noise"].cpu()
     state.progress = Progress.from_plain(facts["progress"])
 

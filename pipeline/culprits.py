@@ -9,7 +9,6 @@ from typing import Final, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline import rows, shards
 from pipeline.feed import Batch
@@ -31,19 +30,17 @@ class Culprits:
     """Whether the rows stand out from their batch."""
 
     @classmethod
+    @torch.no_grad()
     def of(cls, model: VAE, batch: Batch, noise: Noise) -> Self:
-        """Those of this rank's rows of a batch, by the log-likelihood of every column and by its gradient."""
+        """Those of this rank's rows of a batch: by their values, or else by the log-likelihood of each column."""
         values = binarise(model.columns, batch.values, noise.binary) if noise.binary.shape[1] else batch.values
-        model.zero_grad(set_to_none=True)
-        posterior = model.encode(values, batch.observed)
-        z = model.draw(posterior, noise.posterior)
-        fit = model.columns.per_column(model.log_likelihood(values, batch.observed, z).mean(1))
-        bad = ~fit.isfinite()
-        steep = [_steep(model, column) for column in fit.sum(0)]
-        columns = bad.any(0).cpu() | torch.tensor(steep)
+        bad = model.columns.per_column((batch.observed & ~values.isfinite()).to(values.dtype)) > 0
+        if not bad.any():
+            z = model.draw(model.encode(values, batch.observed), noise.posterior)
+            bad = ~model.columns.per_column(model.log_likelihood(values, batch.observed, z).mean(1)).isfinite()
         struck = bad.any(1).cpu().numpy()
         numbers = batch.numbers[struck] if struck.any() else batch.numbers
-        return cls(tuple(columns.nonzero()[:, 0].tolist()), tuple(map(int, numbers)), bool(struck.any()))
+        return cls(tuple(bad.any(0).nonzero()[:, 0].tolist()), tuple(map(int, numbers)), bool(struck.any()))
 
     @classmethod
     def from_plain(cls, plain: str) -> Self:
@@ -61,13 +58,6 @@ class Culprits:
         apart = any(it.apart for it in found)
         numbers = sorted(number for it in found if it.apart == apart for number in it.numbers)
         return cls(tuple(sorted({it for one in found for it in one.columns})), tuple(numbers[:TOLD]), apart)
-
-
-def _steep(model: VAE, fit: Tensor) -> bool:
-    """Whether the gradient of a column's log-likelihood is not finite."""
-    parameters = [it for it in model.parameters() if it.requires_grad]
-    slopes = torch.autograd.grad(fit, parameters, retain_graph=True, allow_unused=True)
-    return not all(slope is None or bool(slope.isfinite().all()) for slope in slopes)
 
 
 def ids(job: Job, numbers: Sequence[int]) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline import shards
 from pipeline.checkpoints import State
 from pipeline.errors import ConfigError, InfrastructureError
 from pipeline.feed import Batch, Feed
@@ -28,17 +29,29 @@ class Descent:
     job: Job
     place: Place
     state: State
-    loss: nn.Module
     feed: Feed
+    prepare: Callable[[nn.Module], nn.Module]
     tell: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.state.adam, self.place.device)
+        self._whole = fit.Loss(self.state.model, self.job.objective, total=self.place.total)
+        self.loss = self.prepare(self._compiled())
 
     @property
     def steps(self) -> int:
         """Of an epoch."""
         return -(-len(self.feed) // self.job.train.batch_rows)
+
+    def _compiled(self) -> nn.Module:
+        """The loss, compiled if that is wanted, or worth it over the whole training."""
+        train, place = self.job.train, self.place
+        wanted = train.compile == "on"
+        if train.compile == "auto":
+            parameters = sum(it.numel() for it in self.state.model.parameters())
+            wanted = fit.repays(train.epochs * self.steps, rows=train.batch_rows, parameters=parameters)
+        rows = shards.held(train.batch_rows, world_size=place.world_size, rank=place.rank)
+        return fit.compiled(self._whole, rows=rows) if wanted else self._whole
 
     def step(self, batch: Batch, drawn: Noise) -> None:
         """One step, in as many pieces as memory asks for."""
@@ -47,40 +60,39 @@ class Descent:
             group["lr"] = self._rate()
         beta = self.job.objective.beta_at(progress.epoch + progress.step * train.batch_rows / len(self.feed))
         how = {"share": share, "beta": beta, "clip": train.clip_norm}
-        while (loss := self._stepped(batch, drawn, **how)) is None:
+        while (loss := self._stepped(self.loss, self.state.adam, batch, drawn, **how)) is None:
             self._halve(in_step=True)
         self.watch.note(loss)
         progress.step += 1
         if self.state.average:
-            self.state.average.update(self._done())
-
-    def _stepped(self, batch: Batch, drawn: Noise, **how: float) -> Tensor | None:
-        """The loss of a step that is done; None, and all that it held let go, if memory did not suffice."""
-        pieces = 2**self.state.progress.halvings
-        try:
-            return fit.step(self.loss, self.state.adam, batch.values, batch.observed, drawn, **how, pieces=pieces)
-        except torch.OutOfMemoryError:
-            return None
+            self.state.average.update(self.state.model)
 
     def rehearse(self) -> None:
-        """Try a first batch, this rank alone: in the midst of a step it could not tell the others to try again."""
-        if self.place.world_size == 1 or self.job.objective.sparsity == "kl":
-            return
-        alone = getattr(self.loss, "module", self.loss)
-        batch = next(iter(self.feed.batches(self.state.progress.epoch)))
-        cells = (batch.values, batch.observed, self.noise(batch, Generator()))
-        while self._lacking(alone, cells):
-            self._halve()
+        """Try a step, this rank alone: in the midst of one it could not tell the others to try again."""
+        if self.place.world_size > 1 and self._whole.divisible:
+            batch = next(iter(self.feed.batches(self.state.progress.epoch)))
+            drawn = self.noise(batch, Generator())
+            idle = fit.optimizer(self.state.model.parameters(), learning_rate=1.0)
+            idle.found_inf = torch.ones((), device=self.place.device)  # type: ignore[attr-defined]  # moves no weight
+            while self._lacking(self._whole, idle, batch, drawn):
+                self._halve()
+            self.state.model.zero_grad(set_to_none=True)
 
-    def _lacking(self, alone: nn.Module, cells: tuple[Tensor, Tensor, Noise]) -> bool:
-        """Whether the memory of any rank does not suffice for a gradient."""
-        lacking = torch.zeros((), device=self.place.device)
+    def _lacking(self, *what: Any) -> bool:
+        """Whether the memory of any rank does not suffice for a step."""
+        lacking = self._stepped(*what, share=1.0) is None
+        return bool(self.place.total(torch.tensor(float(lacking), device=self.place.device)))
+
+    def _stepped(
+        self, loss: nn.Module, adam: torch.optim.Optimizer, batch: Batch, drawn: Noise, **how: float
+    ) -> Tensor | None:
+        """The loss of a step that is done; None, and all that it held let go, if memory did not suffice."""
+        observed = None if self.feed.complete else batch.observed
+        parts, precision = 2**self.state.progress.halvings, self.job.train.precision
         try:
-            fit.descent(alone, *cells, share=1.0, pieces=2**self.state.progress.halvings)
+            return fit.step(loss, adam, batch.values, observed, drawn, **how, parts=parts, precision=precision)
         except torch.OutOfMemoryError:
-            lacking += 1
-        self.state.model.zero_grad(set_to_none=True)
-        return bool(self.place.total(lacking))
+            return None
 
     def noise(self, batch: Batch, generator: Generator) -> Noise:
         """That of this rank's rows, of a whole global batch that is drawn alike on every rank."""
@@ -107,7 +119,7 @@ class Descent:
     def _halve(self, *, in_step: bool = False) -> None:
         """Work on half as many rows at once. Raises ConfigError, or InfrastructureError, where that is no way out."""
         progress, rows = self.state.progress, self.job.train.batch_rows
-        if self.job.objective.sparsity == "kl":
+        if not self._whole.divisible:
             raise ConfigError(
                 f"a batch of {rows:,} rows takes more memory than there is, and sparsity = 'kl' needs it whole",
                 cure="smaller train.batch_rows, or more train.num_workers",

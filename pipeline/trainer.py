@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -63,8 +63,7 @@ class Trainer:
             split: binarised(columns, splits[split], seed=job.train.seed) for split in (shards.VALIDATION, shards.TEST)
         }
         self.state = self._resumed()
-        loss = prepare(fit.Loss(self.model, job.objective, total=place.total))
-        self.descent = Descent(job, place, self.state, loss, self.feed, self.tell)
+        self.descent = Descent(job, place, self.state, self.feed, prepare, self.tell)
         self.descent.rehearse()
         self.saved_at = time.monotonic()
 
@@ -102,7 +101,7 @@ class Trainer:
         state = State(
             model=self.model,
             adam=adam,
-            average=fit.Average(self.model, train.ema) if train.ema else None,
+            average=fit.Average(self.model, decay=train.ema) if train.ema else None,
             best=copied(self.model),
             noise=Generator().get_state(),
             progress=Progress(),
@@ -129,7 +128,7 @@ class Trainer:
         self._learn()
         seconds = time.monotonic() - started
         waited_s = self.feed.waited_s - waited_s
-        with self._averaged():
+        with self.state.average.swapped(self.model) if self.state.average else nullcontext():
             judged = self.judge(shards.VALIDATION, samples=objective.draws if objective.bound == "iwae" else 0)
             score = self._finite(judged)
             better = score > progress.best_score
@@ -240,19 +239,6 @@ class Trainer:
         self.model.load_state_dict(state.best)
         state.adam.state.clear()
         if state.average:
-            state.average.load(state.best)
+            state.average = fit.Average(self.model, decay=self.job.train.ema)
         self.descent.watch.clear()
         self.tell(f"{told}; again from epoch {progress.epoch} at half the rate")
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The model with its averaged weights, if they are averaged."""
-        if not self.state.average:
-            yield
-            return
-        present = copied(self.model)
-        self.model.load_state_dict(self.state.average.weights)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(present)

@@ -29,13 +29,13 @@ def state(seed: int = 0, *, epoch: int = 0, step: int = 0, restarts: int = 0) ->
         made = VAE(ModelConfig(columns=(Column(name="x", likelihood="gaussian"),), network=Network(hidden=(3,))))
     adam = fit.optimizer(made.parameters(), learning_rate=0.01)
     sum(it.square().sum() for it in made.parameters()).backward()
-    average = fit.Average(made, 0.9)
+    average = fit.Average(made, decay=0.9)
     adam.step()
     return State(
         model=made,
         adam=adam,
         average=average,
-        best={name: tensor + 1 for name, tensor in average.weights.items()},
+        best={name: tensor + 1 for name, tensor in made.state_dict().items()},
         noise=Generator().manual_seed(seed).get_state(),
         progress=progress(epoch, step=step, restarts=restarts),
     )
@@ -72,7 +72,7 @@ def same(one: Any, two: Any) -> bool:
 
 def facts(of: State) -> dict[str, Any]:
     """All that a state is."""
-    average = of.average.weights if of.average else {}
+    average = of.average.state_dict() if of.average else {}
     return {**vars(of), "average": average, "model": of.model.state_dict(), "adam": of.adam.state_dict()}
 
 
