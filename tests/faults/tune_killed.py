@@ -27,7 +27,7 @@ SETTINGS = {
     "tune.at_once": 1,
 }
 """One trial at a time: then who is stopped early does not depend on the machine."""
-ENDED, BEGUN = "trials/*/trial.json", "trials/*/checkpoints/*epoch-?????"
+ENDED, BEGUN = "trials/*/trial.json", "trials/*/checkpoints/*-step-????????"
 
 
 def tune(workspace: Path) -> subprocess.Popen[str]:
@@ -79,7 +79,7 @@ def main() -> None:
             workspace = Path(folder) / number.name
             kept = interrupted(workspace, number)
             begun = [path for path in found(workspace, BEGUN) if path.parents[1] / "trial.json" not in kept]
-            epoch = max(int(path.name[-5:]) for path in begun)
+            epoch = max(int(path.name.split("-")[3]) for path in begun)
             assert table(workspace) == whole
             print(f"{number.name}: as if never interrupted; a trial went on from epoch {epoch}", flush=True)
 
