@@ -19,7 +19,7 @@ CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 1, "reduced": 1, "sa
 
 FREE: Final = ("uri", "query", "validation", "test", "follow_symlinks", "max_columns", "max_cell_bytes", "max_ratio")
 """Settings of [data] that decide nothing about what a row becomes."""
-FREE_OF_TRAINING: Final = (*("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker", "checkpoint_s", "compile"),)
+FREE_OF_TRAINING: Final = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker", "checkpoint_s", "compile")
 """Settings of [train] that decide nothing, or nothing but the last bits, of the model."""
 RULES: Final = (
     *("type", "role", "nullable", "optional", "range", "categories", "levels", "order", "binarise", "secret", "unit"),
