@@ -153,7 +153,7 @@ class Train:
     """Samples per row for -log p(x) of the test rows, in the final evaluation; 0: leave it out."""
     seed: Count = 0
     """Of the initial weights, the order of rows and the posterior noise."""
-    num_workers: Positive | tuple[Positive, Positive] = 2
+    num_workers: int | tuple[int, int] = 2
     """Ray Train workers, or the fewest and the most of them: `[1, 4]` goes on with the nodes there are. Gradients equal
     those of one worker on the same batch."""
     cpus_per_worker: Positive = 1
@@ -169,8 +169,8 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.workers[0] > self.workers[1]:
-            raise ValueError(f"num_workers = {list(self.workers)}: the fewest first, then the most")
+        if not 1 <= self.workers[0] <= self.workers[1]:
+            raise ValueError(f"num_workers = {self.num_workers}: a number from 1, or the fewest and the most: [1, 4]")
 
     @property
     def workers(self) -> tuple[int, int]:

@@ -85,9 +85,7 @@ def work(
     room = _Room(job.train, wait_s=wait_s)
     room.wait()
     board = ray.remote(num_cpus=0)(Board).remote()
-    shutil.rmtree(
-        job.path / "ray", ignore_errors=True
-    )  # Ray's own state: we need none of it, and torn it would stop Ray
+    shutil.rmtree(job.path / "ray", ignore_errors=True)  # Ray's own state: of no use, and torn it stops Ray
     trainer = _trainer(job, board)
     with ThreadPoolExecutor(max_workers=1) as threads:  # not the main thread, where Ray would take over Ctrl-C
         future = threads.submit(trainer.fit)

@@ -25,7 +25,7 @@ import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from pipeline import runfile
+from pipeline import checkpoints, runfile
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prefect.yaml"
@@ -231,6 +231,7 @@ def test_deployments_run_on_demand_and_by_themselves(platform: Platform) -> None
     _check_deployments(platform)
     daily = platform.ask("deployments/name/latentpipe-encode/encode-daily")
     settings = daily["parameters"]["config"]
+    _check_cancellation(platform, settings)
 
     platform.prefect("deployment", "run", "latentpipe-full/full", "--param", f"config={_short(settings)}")
     [full] = platform.runs("full")
@@ -249,6 +250,22 @@ def test_deployments_run_on_demand_and_by_themselves(platform: Platform) -> None
 
     ours = {process.pid for process in platform.processes.values()}
     _until(lambda: platform.alive() == ours, within_s=20, what="the end of every process of a finished run")
+
+
+def _check_cancellation(platform: Platform, settings: dict[str, Any]) -> None:
+    """A training that would go on for hours: cancelled, nothing of it is left after ten seconds but a checkpoint."""
+    ours = {process.pid for process in platform.processes.values()}
+    hours = {"epochs": 100_000, "patience": 100_000, "checkpoint_s": 1, "seed": 1}
+    long = json.dumps({**settings, "train": {**settings["train"], **hours}})
+    platform.prefect("deployment", "run", "latentpipe-train/train", "--param", f"config={long}")
+    [run] = platform.runs("train")
+    written = Path(settings["workspace"]) / "training"
+    _until(lambda: list(written.glob("*/checkpoints/*[0-9]")), within_s=150, what="a checkpoint")
+    platform.prefect("flow-run", "cancel", run["id"])
+    _until(lambda: platform.alive() == ours, within_s=10, what="the end of every process of a cancelled run")
+    _until(lambda: platform.state(run)["type"] == "CANCELLED", within_s=60, what="the run's last state")
+    [training] = written.iterdir()
+    assert next(checkpoints.whole(training))
 
 
 def _short(settings: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from harness import LATENTPIPE, small_csv
 
+from pipeline import checkpoints
+
 TOML = """
 name = "small"
 [data]
@@ -30,6 +32,7 @@ hidden = [8]
 epochs = {epochs}
 patience = 100000
 batch_rows = 8
+checkpoint_s = 1
 """
 
 
@@ -107,12 +110,13 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped_the_last_one(folder: Path) ->
     """The same command ingests nothing again, and its training resumes from the newest checkpoint."""
     with running(folder) as process:
         wait_for("epoch", folder)
-        time.sleep(6)
+        time.sleep(3)
         ended, took_s, alive = stop(process, signal.SIGINT)
     assert ended == 130
     check(folder, 130, took_s, alive)
-    left = sorted(folder.glob("workspace/training/*/checkpoints/epoch-?????"))
-    done = int(left[-1].name.removeprefix("epoch-"))
+    [training] = folder.glob("workspace/training/*")
+    left = next(checkpoints.whole(training))
+    done = json.loads((left / checkpoints.PROGRESS).read_text())["progress"]["epoch"]
     with running(folder):
         wait_for("epoch", folder)
     stderr = (folder / "stderr").read_text()

@@ -78,7 +78,7 @@ class Training:
     resumed: list[int] = field(default_factory=list)
     """Epochs that the newest checkpoint held at each kill; 0: there was none."""
     gone_s: list[float] = field(default_factory=list)
-    """Seconds from the driver's death to that of the last process of its Ray."""
+    """Seconds from the driver's death to that of the last process that works for it."""
     equal: bool = False
 
 
@@ -160,6 +160,16 @@ def ranks(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
+def working(process: psutil.Process) -> list[psutil.Process]:
+    """A process's descendants, but for Ray's two agents: those idle for a minute, to tell a head that is gone."""
+    found = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):
+            if "Agent" not in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def kill_workers(grounds: Grounds, training: Training, kills: int, luck: random.Random) -> None:
     """One of the two at a time; the driver and Ray go on."""
     with grounds.driver() as process:
@@ -178,12 +188,12 @@ def kill_drivers(grounds: Grounds, training: Training, kills: int, luck: random.
         with grounds.driver() as process:
             if not grounds.moment(training.moment, process, luck):
                 return
-            family = psutil.Process(process.pid).children(recursive=True)
+            family = working(psutil.Process(process.pid))
             training.resumed.append(grounds.epoch())
             process.kill()
             training.kills += 1
             began = time.monotonic()
-            _, alive = psutil.wait_procs(family, timeout=60)
+            _, alive = psutil.wait_procs(family, timeout=30)
             training.gone_s.append(round(time.monotonic() - began, 1))
             assert not alive, f"survive their driver: {alive}"
 

@@ -140,5 +140,7 @@ def test_workers_are_a_number_or_the_fewest_and_the_most(tmp_path: Path) -> None
     assert runfile.parse(elastic.to_dict()) == elastic
     assert elastic.cpus == 4
     assert len({keys.training(it, "content") for it in (fixed, elastic)}) == 2
-    for wrong in ([4, 1], [0, 2], [1, 2, 3], [1]):
-        assert "num_workers" in refusal(small_settings(tmp_path, train={"num_workers": wrong}))
+    for wrong in ([4, 1], [0, 2], 0):
+        told = refusal(small_settings(tmp_path, train={"num_workers": wrong}))
+        assert "a number from 1, or the fewest and the most: [1, 4]" in told
+    assert "num_workers" in refusal(small_settings(tmp_path, train={"num_workers": [1, 2, 3]}))

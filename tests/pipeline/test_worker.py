@@ -34,7 +34,14 @@ def recorded(progress: Progress, evaluation: Evaluation) -> Trained:
     figures = ("elbo", "nll", "importance_samples", "gain", "rival", "log_likelihood", "kl", "active_units", "verdict")
     names = dict.fromkeys(("key", "model", "digest", "mlflow_run", "dataset"), "-")
     counts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "train_rows": 1, "test_rows": 1, "latent": 2}
-    return Trained(**names, **counts, **{name: getattr(evaluation, name) for name in figures}, rows_per_s=1.0, new=True)
+    return Trained(
+        **names,
+        **counts,
+        **{name: getattr(evaluation, name) for name in figures},
+        rows_per_s=1.0,
+        startup_s={},
+        new=True,
+    )
 
 
 def test_a_mixed_table_is_judged_in_nats_against_its_rival(tmp_path: Path) -> None:
