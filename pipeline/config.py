@@ -165,7 +165,7 @@ class Train:
     max_restarts: Count = 3
     """How often lost workers are replaced before the run fails."""
     memory_mb: Positive = 4096
-    """Most memory the training rows may take in one worker."""
+    """Most memory the training rows may take in one worker; more rows are read from files as they are needed."""
 
     def __post_init__(self) -> None:
         check(self)

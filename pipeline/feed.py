@@ -109,6 +109,7 @@ class Feed:
                 pieces.append(window.cut(slice(left)))
             at += left
             values, observed, numbers = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces, strict=True))
+            pieces.clear()  # they would keep the window before in memory
             yield Batch(values, observed, slice(place.rank, None, place.world_size), size, numbers.numpy())
 
 

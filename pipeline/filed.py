@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -86,16 +87,20 @@ def _copy(path: Path, rows: Numbers, tensor: Tensor, places: Tensor) -> None:
     run = shards.run_rows(shards.window_rows(width))
     buffer = np.empty((run, width), tensor.numpy().dtype)
     cuts = np.flatnonzero(np.diff(rows // run)) + 1
-    with path.open("rb", buffering=0) as file:
-        for start, stop in pairwise((0, *cuts.tolist(), len(rows))):
-            first, last = int(rows[start]), int(rows[stop - 1])
-            found = buffer[: last + 1 - first]
-            if os.preadv(file.fileno(), [found.data], first * found.strides[0]) < found.nbytes:
-                raise InfrastructureError("cut short", str(path), "run again: it is written anew")
-            wanted = torch.from_numpy(found)
-            if len(found) > stop - start:
-                wanted = wanted.index_select(0, torch.from_numpy(rows[start:stop] - first))
-            tensor.index_copy_(0, places[start:stop], wanted)
+    try:
+        with path.open("rb", buffering=0) as file:
+            for start, stop in pairwise((0, *cuts.tolist(), len(rows))):
+                near = rows[start:stop] - rows[start]
+                found = buffer[: near[-1] + 1]
+                if os.preadv(file.fileno(), [found.data], int(rows[start]) * found.strides[0]) < found.nbytes:
+                    raise OSError("cut short")
+                wanted = torch.from_numpy(found)
+                if not (np.diff(near) == 1).all():
+                    wanted = wanted.index_select(0, torch.from_numpy(near))
+                tensor.index_copy_(0, places[start:stop], wanted)
+    except OSError as error:
+        cure = "run again: what is not whole is written anew"
+        raise InfrastructureError(f"cannot read: {error.strerror or error}", str(path), cure) from error
 
 
 def load(job: Job, place: Place) -> dict[int, Table]:
@@ -109,6 +114,7 @@ def load(job: Job, place: Place) -> dict[int, Table]:
     _together(place, parts.check_room)
     for first in range(0, len(folders), place.world_size):
         _together(place, partial(parts.write, first + place.rank))
+    pa.default_memory_pool().release_unused()
     return {
         kind: Filed.of(folders, split, width=parts.features.width, device=place.device)
         for split, kind in shards.SPLITS.items()

@@ -43,7 +43,9 @@ def pace(rows_per_s: Mapping[int, float], wait_share: Mapping[int, float]) -> Fi
         axes.set(xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     middle, waited = np.median(list(rows_per_s.values())), np.mean(list(wait_share.values()))
-    figure.suptitle(f"Training at {middle:,.0f} rows per second (median), {waited:.1%} of the time in wait", fontsize=10)
+    figure.suptitle(
+        f"Training at {middle:,.0f} rows per second (median), {waited:.1%} of the time in wait", fontsize=10
+    )
     return figure
 
 
