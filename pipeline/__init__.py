@@ -12,8 +12,9 @@ Each step is a module with one function of its name; it takes the run's config a
 returns a record. Before the first: `agree` (what is declared, or found by a `survey`, becomes the `contract`) and
 `check` (each file alone). Beneath them, rooms of several modules: `sources` (where rows come from), `schema` (what a
 row must be), `intake` (how files become the parts of a snapshot), `features` (fitted preprocessing). And single ones:
-`codec` (where rows meet the model), `worker` (one training process), `checkpoints` (how far it is), `spread` (many
-units in threads or actors), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `parts`
+`codec` (where rows meet the model), `worker` (one training process), `trainer`, `descent`, `watch` and `culprits` (its
+epochs, its steps, and what is wrong with one), `checkpoints` (how far it is), `spread` (many units in threads or
+actors), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `parts`
 (one file of it), `snapshots` (what a snapshot is), `shards` (who trains on which row), `linear` and `probes` (PCA, and
 what codes are good for), `tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`,
 `records`, `progress`, `disk`, `errors`.

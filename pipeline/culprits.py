@@ -40,7 +40,7 @@ class Culprits:
             bad = ~model.columns.per_column(model.log_likelihood(values, batch.observed, z).mean(1)).isfinite()
         struck = bad.any(1).cpu().numpy()
         numbers = batch.numbers[struck] if struck.any() else batch.numbers
-        return cls(tuple(bad.any(0).nonzero()[:, 0].tolist()), tuple(map(int, numbers)), bool(struck.any()))
+        return cls(tuple(bad.any(0).nonzero()[:, 0].tolist()), tuple(sorted(map(int, numbers))), bool(struck.any()))
 
     @classmethod
     def from_plain(cls, plain: str) -> Self:

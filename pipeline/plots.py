@@ -31,6 +31,24 @@ def loss_curves(history: Sequence[Mapping[str, float]], best_epoch: int, score: 
     return figure
 
 
+def pace(rows_per_s: Mapping[int, float], wait_share: Mapping[int, float]) -> Figure:
+    """Throughput of training, and the share of its time that it waited for rows, by epoch."""
+    figure, (left, right) = _panels(2)
+    left.plot(list(rows_per_s), list(rows_per_s.values()), color=BLUE, marker=".")
+    left.set(ylabel="rows per second", ylim=(0, None))
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    right.plot(list(wait_share), [100 * share for share in wait_share.values()], color=RED, marker=".")
+    right.set(ylabel="% of the time in wait for rows", ylim=(0, max(1.0, 105 * max(wait_share.values()))))
+    for axes in (left, right):
+        axes.set(xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    middle, waited = np.median(list(rows_per_s.values())), np.mean(list(wait_share.values()))
+    figure.suptitle(
+        f"Training at {middle:,.0f} rows per second (median), {waited:.1%} of the time in wait", fontsize=10
+    )
+    return figure
+
+
 def latent_use(kl: Sequence[float], variance: Sequence[float], active: int) -> Figure:
     """KL per latent dimension, sorted; dimensions in use are coloured."""
     order = np.argsort(kl)[::-1]

@@ -51,6 +51,7 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
                 "training": plots.loss_curves(
                     story["history"], story["best_epoch"], config.objective.score(config.model)
                 ),
+                **_pace(config, model["mlflow_run"]),
                 "latent-use": plots.latent_use(
                     evaluation["kl_per_latent"], evaluation["variance_per_latent"], evaluation["active_units"]
                 ),
@@ -65,6 +66,12 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
         tracking.log_files(config, model["mlflow_run"], directory, folder="report")
         stage.update(str(page))
         return Reported(page=str(page), plots=tuple(map(str, images)), figures=table)
+
+
+def _pace(config: RunConfig, run_id: str) -> dict[str, Figure]:
+    """How fast the training was, by its MLflow run; nothing where that does not say."""
+    rows, waits = (tracking.history(config, run_id, name) for name in ("rows_per_s", "wait_share"))
+    return {"pace": plots.pace(rows, waits)} if rows and waits else {}
 
 
 def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> dict[str, str]:

@@ -264,6 +264,13 @@ class TuningRun(_Run):
             self.client.set_terminated(self.id, "FINISHED")
 
 
+def history(config: RunConfig, run_id: str, name: str) -> dict[int, float]:
+    """A metric of a run by epoch; of one that was done twice, the later."""
+    with mlflow_errors(run_id):
+        logged = connect(config).get_metric_history(run_id, name)
+    return {it.step: it.value for it in sorted(logged, key=lambda it: (it.step, it.timestamp))}
+
+
 def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:
     """Copy the files of a directory to the run's artefacts."""
     with mlflow_errors(run_id):

@@ -88,9 +88,7 @@ class Interrupted(Exception):
     ],
     ids=["iwae", "annealed"],
 )
-def test_a_training_interrupted_is_the_training_in_one_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective
-) -> None:
+def test_a_training_interrupted_is_the_training_in_one_go(tmp_path: Path, objective: Objective) -> None:
     """Noise, weights of the KL and learning rate are functions of seed and epoch: the files are equal to the byte."""
 
     def pull(metrics: Metrics) -> None:
