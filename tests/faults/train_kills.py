@@ -79,7 +79,7 @@ def described(folder: Path) -> Job:
         network=Network(latent=2, hidden=(32, 32)),
         objective=Objective(noise="masking", noise_level=0.1, annealing="linear", annealing_epochs=2.5),
         train=Train(
-            epochs=10,
+            epochs=6,
             patience=3,
             batch_rows=24,
             learning_rate=0.01,
