@@ -6,18 +6,18 @@
     encode     a version, a snapshot-> latent codes in Parquet                (Ray Data)
     reduce     latent codes         -> 2-D coordinates in Parquet
     report     all of it            -> one HTML page
+    tune       a snapshot           -> better settings, as a run's TOML        (Ray Tune)
     compare    a table              -> the family of autoencoders, PCA and exact rivals, measured alike
 
 Each step is a module with one function of its name; it takes the run's config and the records of earlier steps and
 returns a record. Before the first: `agree` (what is declared, or found by a `survey`, becomes the `contract`) and
 `check` (each file alone). Beneath them, rooms of several modules: `sources` (where rows come from), `schema` (what a
-row must be), `intake` (how files become the parts of a snapshot), `features` (fitted preprocessing). And single ones:
-`codec` (where rows meet the model), `worker` (one training process), `trainer`, `descent`, `watch` and `culprits` (its
-epochs, its steps, and what is wrong with one), `checkpoints` (how far it is), `spread` (many units in threads or
-actors), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `parts`
-(one file of it), `snapshots` (what a snapshot is), `shards` (who trains on which row), `linear` and `probes` (PCA, and
-what codes are good for), `tracking` (MLflow), `cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`,
-`records`, `progress`, `disk`, `errors`.
+row must be), `intake` (how files become the parts of a snapshot), `features` (fitted preprocessing), `training` (one
+training: rows, loop, checkpoints). And single ones: `codec` (where rows meet the model), `fleet` and `ranks` (a
+training by Ray Train), `trials` (many by Ray Tune), `lock` (one driver at a time), `spread` (many units in threads or
+actors), `latents` (the output contract), `storage` (all of a snapshot, or none of it), `parts` (one file of it),
+`snapshots` (what a snapshot is), `linear` and `probes` (PCA, and what codes are good for), `tracking` (MLflow),
+`cluster` (Ray), `runfile` (a run's TOML), `config`, `columns`, `records`, `progress`, `disk`, `errors`.
 
 This module imports nothing, so that a reader of latents pays for pyarrow and no more.
 """

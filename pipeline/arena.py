@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipeline import probes, shards
+from pipeline import probes
 from pipeline.codec import Codes
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.features import Feature, Features
-from pipeline.job import CPU, Job
-from pipeline.rows import Rows, binarised, count, read, resident, size_mb
+from pipeline.training import shards
+from pipeline.training.job import CPU, Job
+from pipeline.training.rows import Rows, binarised, count, read, resident, size_mb
 from vae.config import CATEGORIES, Column
 
 Encode = Callable[[pa.Table], Codes]

@@ -22,7 +22,7 @@ from pipeline.progress import Stage
 from pipeline.records import Compared, Ingested, Trained
 from pipeline.tracking import ComparisonRun
 from pipeline.train import prepare, train
-from pipeline.worker import STORY
+from pipeline.training.worker import STORY
 from vae import latent_class, rival
 from vae.config import COUNTS, REALS, Objective
 from vae.evaluate import Evaluation

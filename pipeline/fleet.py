@@ -21,12 +21,12 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.board import Board, Note
-from pipeline.checkpoints import Progress
 from pipeline.cluster import own_error
 from pipeline.config import Train
 from pipeline.errors import InfrastructureError, from_plain
-from pipeline.job import Job
 from pipeline.ranks import loop
+from pipeline.training.checkpoints import Progress
+from pipeline.training.job import Job
 from vae.evaluate import Evaluation
 
 POLL_S: Final = 0.3

@@ -15,10 +15,10 @@ import ray
 from ray.train import get_context
 from ray.train.torch import get_device, prepare_model
 
-from pipeline import worker
-from pipeline.checkpoints import Metrics
 from pipeline.errors import LatentpipeError
-from pipeline.job import Job, Place
+from pipeline.training import worker
+from pipeline.training.checkpoints import Metrics
+from pipeline.training.job import Job, Place
 
 WRAPPED: Final[dict[str, Any]] = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
 """Buffers are constants: there is nothing to synchronise in every step."""

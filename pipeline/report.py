@@ -23,7 +23,7 @@ from pipeline.features import Features
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced, Reported
 from pipeline.snapshots import Snapshot
-from pipeline.worker import STORY
+from pipeline.training.worker import STORY
 from vae.evaluate import Evaluation
 
 POINTS: Final = 20_000

@@ -17,22 +17,23 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline import fleet, keys, lock, shards
+from pipeline import fleet, keys, lock
 from pipeline.board import Note
-from pipeline.checkpoints import Metrics, Progress
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.errors import ConfigError, DataError
 from pipeline.features import fitting
-from pipeline.feed import check_memory
-from pipeline.job import Job
 from pipeline.progress import Stage, timed
 from pipeline.records import Ingested, Trained
-from pipeline.rows import read
 from pipeline.snapshots import Snapshot
 from pipeline.tracking import TrainingRun
-from pipeline.worker import STORY
+from pipeline.training import shards
+from pipeline.training.checkpoints import Metrics, Progress
+from pipeline.training.feed import check_memory
+from pipeline.training.job import Job
+from pipeline.training.rows import read
+from pipeline.training.worker import STORY
 from vae import checkpoint
 from vae.evaluate import Evaluation
 

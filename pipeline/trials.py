@@ -24,12 +24,12 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from pipeline import checkpoints, worker
-from pipeline.checkpoints import Metrics
 from pipeline.cluster import own_error
 from pipeline.config import RunConfig, Tune
 from pipeline.errors import InfrastructureError, LatentpipeError, from_plain
-from pipeline.job import CPU, Job, Place
+from pipeline.training import checkpoints, worker
+from pipeline.training.checkpoints import Metrics
+from pipeline.training.job import CPU, Job, Place
 
 POLL_S: Final = 0.3
 FAILED: Final = "failed.json"

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import keys, runfile, space, tables, toml
-from pipeline.checkpoints import Metrics, Progress
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig, Tune
 from pipeline.disk import storage_errors
 from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.job import Job
 from pipeline.progress import Stage
 from pipeline.records import Ingested, Tuned
 from pipeline.tracking import TuningRun
 from pipeline.train import prepare
+from pipeline.training.checkpoints import Metrics, Progress
+from pipeline.training.job import Job
 from pipeline.trials import Halving, News, search
 
 TABLE: Final = "trials.json"

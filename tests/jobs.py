@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rows import cells, column
 
-from pipeline import shards
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.features import fitting
-from pipeline.job import Job
-from pipeline.worker import STORY
+from pipeline.training import shards
+from pipeline.training.job import Job
+from pipeline.training.worker import STORY
 from vae.config import Network, Objective
 
 ROWS = 400

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Generator, Tensor
 
-from pipeline import feed, filed, shards
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.features import fitting
-from pipeline.feed import Feed
-from pipeline.job import ALONE, Job
-from pipeline.rows import Rows
+from pipeline.training import feed, filed, shards
+from pipeline.training.feed import Feed
+from pipeline.training.job import ALONE, Job
+from pipeline.training.rows import Rows
 from vae import fit, noise
 from vae.config import Network, Objective
 from vae.model import VAE, ModelConfig

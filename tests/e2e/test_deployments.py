@@ -25,7 +25,8 @@ import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from pipeline import checkpoints, runfile
+from pipeline import runfile
+from pipeline.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prefect.yaml"

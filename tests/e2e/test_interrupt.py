@@ -15,7 +15,7 @@ import psutil
 import pytest
 from harness import LATENTPIPE, small_csv
 
-from pipeline import checkpoints
+from pipeline.training import checkpoints
 
 TOML = """
 name = "small"

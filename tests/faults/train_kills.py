@@ -33,11 +33,11 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import checkpoints, shards, worker
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.features import fitting
-from pipeline.job import Job, Place
+from pipeline.training import checkpoints, shards, worker
+from pipeline.training.job import Job, Place
 from vae import checkpoint
 from vae.checkpoint import WEIGHTS
 from vae.config import Network, Objective

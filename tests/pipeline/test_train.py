@@ -13,10 +13,11 @@ from harness import small_csv, small_settings
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from pipeline import checkpoints, ingest, keys, runfile, train, worker
+from pipeline import ingest, keys, runfile, train
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.records import Trained
+from pipeline.training import checkpoints, worker
 from vae import checkpoint
 from vae.checkpoint import WEIGHTS
 

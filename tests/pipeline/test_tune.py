@@ -13,9 +13,10 @@ import pytest
 from harness import small_csv, small_settings
 from ray.tune.schedulers import TrialScheduler
 
-from pipeline import checkpoints, ingest, keys, runfile, space, tracking, train, tune, worker
+from pipeline import ingest, keys, runfile, space, tracking, train, tune
 from pipeline.config import RunConfig, Tune
 from pipeline.errors import DataError, InfrastructureError
+from pipeline.training import checkpoints, worker
 from pipeline.trials import Halving, News, room
 
 EPOCHS = 6

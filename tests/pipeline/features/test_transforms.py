@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from rows import batch, cells, column, feature, fitted
 from sklearn.preprocessing import QuantileTransformer, RobustScaler
 
-from pipeline import shards, train
+from pipeline import train
 from pipeline.columns import ColumnConfig
 from pipeline.config import Train
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features, fitting
-from pipeline.job import Job
+from pipeline.training import shards
+from pipeline.training.job import Job
 from vae.config import Network, Objective
 from vae.likelihoods import Columns
 

@@ -12,13 +12,13 @@ from typing import Final
 import torch
 from torch import nn
 
-from pipeline import feed, filed, shards
-from pipeline.checkpoints import Metrics, Progress
 from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.job import ALONE, Job, Place
-from pipeline.rows import Table, affordable, binarised, blocks
-from pipeline.trainer import Trainer
+from pipeline.training import feed, filed, shards
+from pipeline.training.checkpoints import Metrics, Progress
+from pipeline.training.job import ALONE, Job, Place
+from pipeline.training.rows import Table, affordable, binarised, blocks
+from pipeline.training.trainer import Trainer
 from vae import checkpoint, evaluate, fit, rival
 from vae.evaluate import INFORMED, Evaluation
 

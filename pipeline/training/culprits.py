@@ -10,9 +10,9 @@ from typing import Final, Self
 import numpy as np
 import torch
 
-from pipeline import rows, shards
-from pipeline.feed import Batch
-from pipeline.job import Job
+from pipeline.training import rows, shards
+from pipeline.training.feed import Batch
+from pipeline.training.job import Job
 from vae.model import VAE
 from vae.noise import Noise, binarise
 

@@ -24,12 +24,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline import shards
 from pipeline.disk import storage_errors, sync
 from pipeline.errors import InfrastructureError, LatentpipeError, from_plain
 from pipeline.features import Features
-from pipeline.job import Job, Place
-from pipeline.rows import CELL_BYTES, MB, Numbers, Rows, Table, count, numbers, read, size_mb
+from pipeline.training import shards
+from pipeline.training.job import Job, Place
+from pipeline.training.rows import CELL_BYTES, MB, Numbers, Rows, Table, count, numbers, read, size_mb
 
 FOLDER: Final = "rows"
 FACTS: Final = "facts.json"

@@ -18,12 +18,12 @@ from jobs import COLUMNS, prepared, story
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
-from pipeline import checkpoints, culprits, rows, shards, worker
-from pipeline.culprits import Culprits
 from pipeline.errors import ConfigError, DataError
 from pipeline.features import Features
-from pipeline.feed import Batch, Feed
-from pipeline.job import ALONE, CPU, Job
+from pipeline.training import checkpoints, culprits, rows, shards, worker
+from pipeline.training.culprits import Culprits
+from pipeline.training.feed import Batch, Feed
+from pipeline.training.job import ALONE, CPU, Job
 from vae import checkpoint, noise
 from vae.checkpoint import WEIGHTS
 from vae.config import ModelConfig, Objective

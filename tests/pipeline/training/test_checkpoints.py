@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Generator
 
-from pipeline import checkpoints
-from pipeline.checkpoints import Progress, Restart, State
 from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.training import checkpoints
+from pipeline.training.checkpoints import Progress, Restart, State
 from vae import checkpoint, fit
 from vae.config import Column, ModelConfig, Network
 from vae.model import VAE

@@ -14,10 +14,10 @@ import pyarrow as pa
 import torch
 from torch import Generator, Tensor
 
-from pipeline import shards
 from pipeline.features import Features
-from pipeline.job import Job
 from pipeline.parts import opened
+from pipeline.training import shards
+from pipeline.training.job import Job
 from vae import noise
 from vae.config import Column
 from vae.likelihoods import Columns

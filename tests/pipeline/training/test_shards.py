@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import shards
+from pipeline.training import shards
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=80)
 SHAPES = {"rows": st.integers(0, 700), "window_rows": st.integers(1, 300), "seed": st.integers(0, 2**32)}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.culprits import TOLD
+from pipeline.training.culprits import TOLD
 
 
 class Diverged(Exception):

@@ -9,12 +9,12 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor, nn
 
-from pipeline import shards
-from pipeline.checkpoints import State
 from pipeline.errors import ConfigError, InfrastructureError
-from pipeline.feed import Batch, Feed
-from pipeline.job import Job, Place
-from pipeline.watch import Watch
+from pipeline.training import shards
+from pipeline.training.checkpoints import State
+from pipeline.training.feed import Batch, Feed
+from pipeline.training.job import Job, Place
+from pipeline.training.watch import Watch
 from vae import fit
 from vae.noise import Noise, draw
 

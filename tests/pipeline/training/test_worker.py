@@ -12,11 +12,12 @@ import torch
 from jobs import COLUMNS, prepared, story
 from torch import Generator, Tensor, nn
 
-from pipeline import report, shards, summary, trainer, worker
-from pipeline.checkpoints import Metrics, Progress
-from pipeline.job import CPU, Job
+from pipeline import report, summary
 from pipeline.records import Trained
-from pipeline.rows import binarised, resident
+from pipeline.training import shards, trainer, worker
+from pipeline.training.checkpoints import Metrics, Progress
+from pipeline.training.job import CPU, Job
+from pipeline.training.rows import binarised, resident
 from vae import checkpoint, evaluate, objectives, rival
 from vae.config import Objective
 from vae.evaluate import Evaluation

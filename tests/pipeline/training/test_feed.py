@@ -21,15 +21,16 @@ from harness import ROOT, small_settings
 from rows import column
 from safetensors.torch import load_file
 
-from pipeline import feed, filed, rows, runfile, shards, worker
+from pipeline import runfile
 from pipeline.arena import Arena
 from pipeline.config import Train
 from pipeline.errors import ConfigError, InfrastructureError
 from pipeline.features import fitting
-from pipeline.feed import Batch, Feed
-from pipeline.filed import Filed
-from pipeline.job import ALONE, CPU, Job, Place
-from pipeline.rows import Rows
+from pipeline.training import feed, filed, rows, shards, worker
+from pipeline.training.feed import Batch, Feed
+from pipeline.training.filed import Filed
+from pipeline.training.job import ALONE, CPU, Job, Place
+from pipeline.training.rows import Rows
 from vae.checkpoint import WEIGHTS
 from vae.config import Network, Objective
 
@@ -252,9 +253,9 @@ RANK = """
 import sys
 from pathlib import Path
 import torch
-from pipeline import filed
+from pipeline.training import filed
 from pipeline.errors import LatentpipeError
-from pipeline.job import Job, Place
+from pipeline.training.job import Job, Place
 from pipeline.config import Train
 from vae.config import Network, Objective
 rank, store, *jobs = sys.argv[1:]

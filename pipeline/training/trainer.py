@@ -17,17 +17,18 @@ from typing import Any, Final
 import torch
 from torch import Generator, nn
 
-from pipeline import checkpoints, culprits, keys, shards
-from pipeline.checkpoints import Metrics, Progress, Restart, State, copied
-from pipeline.culprits import Culprits
-from pipeline.descent import Descent
+from pipeline import keys
 from pipeline.errors import DataError, InfrastructureError
 from pipeline.features import Features
-from pipeline.feed import Feed
-from pipeline.filed import Filed
-from pipeline.job import Job, Place
-from pipeline.rows import Rows, Table, binarised
-from pipeline.watch import Diverged
+from pipeline.training import checkpoints, culprits, shards
+from pipeline.training.checkpoints import Metrics, Progress, Restart, State, copied
+from pipeline.training.culprits import Culprits
+from pipeline.training.descent import Descent
+from pipeline.training.feed import Feed
+from pipeline.training.filed import Filed
+from pipeline.training.job import Job, Place
+from pipeline.training.rows import Rows, Table, binarised
+from pipeline.training.watch import Diverged
 from vae import evaluate, fit
 from vae.config import ModelConfig
 from vae.evaluate import BLOCK_ROWS, Evaluation

@@ -16,12 +16,12 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline import filed, rows, shards
 from pipeline.errors import ConfigError
 from pipeline.features import Features
-from pipeline.filed import Filed
-from pipeline.job import ALONE, Job, Place
-from pipeline.rows import CELL_BYTES, MB, Numbers, Rows, Table, size_mb
+from pipeline.training import filed, rows, shards
+from pipeline.training.filed import Filed
+from pipeline.training.job import ALONE, Job, Place
+from pipeline.training.rows import CELL_BYTES, MB, Numbers, Rows, Table, size_mb
 
 Item = TypeVar("Item")
 GPU_SHARE: Final = 0.5
