@@ -151,7 +151,7 @@ def step(
     spread. A gradient whose norm over all parameters is above `clip` is shortened to it; 0: never.
 
     `parts` micro-batches one after another need less memory and give the same gradient, up to rounding, if the loss is
-    `divisible`. `bf16` is autocast, faster on a GPU and hardly anywhere else; whether to allow it there is the caller's.
+    `divisible`. `bf16` is autocast, faster on a GPU and hardly anywhere else: whether to allow it is for the caller.
     """
     adam.zero_grad(set_to_none=True)
     if parts == 1:
@@ -253,11 +253,10 @@ class Compiled(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """As Loss; equal to it up to rounding."""
         if len(values) != self.rows:
-            loss: Tensor = self.loss(values, observed, noise, beta)
-            return loss
+            uncompiled: Tensor = self.loss(values, observed, noise, beta)
+            return uncompiled
         weight = self.loss.objective.beta if beta is None else beta
-        loss = self.fast(values, observed, noise, torch.full((), weight, dtype=values.dtype, device=values.device))
-        return loss
+        return self.fast(values, observed, noise, torch.full((), weight, dtype=values.dtype, device=values.device))
 
 
 def compiled(loss: Loss, *, rows: int) -> Loss | Compiled:

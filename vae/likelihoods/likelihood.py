@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,6 +46,9 @@ class Likelihood(nn.Module, ABC):
 
     Their features are independent given z, except in a joint mixture.
     """
+
+    saturates: ClassVar[bool] = False
+    """Whether `log_prob` is finite however large outputs and values are; else they are bounded before."""
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         super().__init_subclass__()

@@ -119,14 +119,17 @@ class Kernel(Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Of values, mean and scale; zero where the residual is at its bound."""
         residual, scale = ctx.saved_tensors
-        pull = torch.ops.aten.hardtanh_backward(slope * residual, residual, -RESIDUAL, RESIDUAL)
-        of_scale = (pull * (residual / scale)).sum(0)
+        pull = slope * residual
+        torch.ops.aten.hardtanh_backward.grad_input(pull, residual, -RESIDUAL, RESIDUAL, grad_input=pull)
+        of_scale = (residual / scale).mul_(pull).sum(0)
         of_mean = pull.div_(scale)
         return -of_mean if ctx.needs_input_grad[0] else None, of_mean, of_scale
 
 
 class Normal(Scaled, ABC):
     """Normal in standardised units; what these are in the data's own is for the warp to say."""
+
+    saturates = True
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
         scale = self.scale()
