@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.board import Board, Note
 from pipeline.checkpoints import Progress
@@ -84,7 +85,8 @@ def work(
     """
     room = _Room(job.train, wait_s=wait_s)
     room.wait()
-    board = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()  # no other node's end is its own
     shutil.rmtree(job.path / "ray", ignore_errors=True)  # Ray's own state: of no use, and torn it stops Ray
     trainer = _trainer(job, board)
     with ThreadPoolExecutor(max_workers=1) as threads:  # not the main thread, where Ray would take over Ctrl-C
@@ -95,10 +97,11 @@ def work(
                 room.check()
                 hear(notes)
             outcome = json.loads(future.result().return_value)
-        except (TrainingFailedError, RayError) as error:
-            raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
-        except BaseException:
-            ray.shutdown()  # ends the workers, and so the thread that waits for them
+        except BaseException as error:
+            if not future.done():
+                ray.shutdown()  # ends the workers, and so the thread that waits for them
+            if isinstance(error, TrainingFailedError | RayError):
+                raise own_error(error, cure="run again: it resumes from the last checkpoint") from error
             raise
     if "error" in outcome:
         raise from_plain(outcome["error"])
