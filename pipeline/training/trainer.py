@@ -205,7 +205,9 @@ class Trainer:
         mine = Culprits.of(self.model, batch, self.descent.noise(batch, generator))
         found = Culprits.joined([Culprits.from_plain(it) for it in self.place.hear(mine.to_plain())])
         names = [column.name for column in self.model.config.columns]
-        return Diverged("training loss", step + 1, tuple(names[it] for it in found.columns), found.numbers)
+        loss = self.place.total(self.descent.watch.losses[step - start].double().clone())
+        what = "gradient" if loss.isfinite() else "training loss"
+        return Diverged(what, step + 1, tuple(names[it] for it in found.columns), found.numbers)
 
     def _finite(self, judged: Evaluation) -> float:
         """What the epoch is worth. Raises Diverged if that is no finite number."""

@@ -144,7 +144,7 @@ def test_the_report_stands_alone(demo: Demo) -> None:
     """One page without a link to anything, its plots inside, its figures those of the summary."""
     page = Path(demo.summary["reported"]["page"]).read_text()
     assert set(re.findall(r"""(?:src|href)=["']?([a-z]+:?)""", page)) == {"data:"}
-    assert page.count("data:image/png;base64") == len(demo.summary["reported"]["plots"]) == 4
+    assert page.count("data:image/png;base64") == len(demo.summary["reported"]["plots"]) == 5
     assert f"{demo.summary['trained']['elbo']:.4f}" in page
 
 

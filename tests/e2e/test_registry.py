@@ -90,7 +90,13 @@ def test_the_run_tells_everything(demo: Demo, uri: str) -> None:
     assert demo.summary["ingested"]["digest"].startswith(dataset.dataset.digest)
     assert run.data.tags["latentpipe.dataset_digest"] == demo.summary["ingested"]["digest"]
     files = {it.path for it in client.list_artifacts(run.info.run_id, "report")}
-    assert {"report/index.html", "report/training.png", "report/latents.png", "report/latent-use.png"} <= files
+    assert {
+        "report/index.html",
+        "report/training.png",
+        "report/pace.png",
+        "report/latents.png",
+        "report/latent-use.png",
+    } <= files
     assert "config.json" in {it.path for it in client.list_artifacts(run.info.run_id)}
 
 

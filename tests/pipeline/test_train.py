@@ -135,6 +135,6 @@ def test_a_loss_that_is_not_finite_ends_the_training_by_name(tmp_path: Path) -> 
     """The worker's own error reaches the caller as itself, not as a stranger's traceback."""
     wild = {"num_workers": 1, "learning_rate": 1.0, "max_restarts": 0, "epochs": 50}
     settings = prepared(tmp_path, train=wild, model={"hidden": [64] * 40, "activation": "relu"})
-    message = r"loss was not finite in epoch 1, step \d+, at .*columns height.* after 2 restarts\n  cure: lower"
+    message = r"was not finite in epoch 1, step \d+, at .*; ids 1\d+, .* after 2 restarts\n  cure: lower"
     with pytest.raises(DataError, match=message):
         trained(settings)

@@ -152,7 +152,7 @@ def test_a_third_time_is_an_error(tmp_path: Path) -> None:
 def test_a_net_that_explodes_is_an_error_that_names_its_columns(tmp_path: Path) -> None:
     """Nothing is simulated: forty layers, and a step size for none."""
     wild = prepared(tmp_path / "a", network={"hidden": (64,) * 40, "activation": "relu"}, learning_rate=1.0, epochs=50)
-    with pytest.raises(DataError, match=r"was not finite in epoch 1, step \d+, .* columns height, income.* ids \d+, "):
+    with pytest.raises(DataError, match=r"was not finite in epoch 1, step \d+, .* columns height, income.*; ids \d+, "):
         worker.run(wild)
 
 
