@@ -29,6 +29,7 @@ class Columns(nn.Module):
         self.features = [block.features for block in self._all()]
         self.outputs = [block.outputs for block in self._all()]
         self.inputs = [block.inputs for block in self._all()]
+        self.saturates = all(block.saturates for block in self._all())
         widths = torch.tensor([column.width for column in columns])
         nullable = torch.tensor([column.nullable for column in columns])
         real = torch.tensor([column.likelihood in REALS for column in columns])
@@ -64,8 +65,10 @@ class Columns(nn.Module):
         In a joint mixture it is that of the feature given those before it.
         """
         values = present(values, observed)
+        if not self.saturates:
+            outputs, values = bounded(outputs, -LARGEST, LARGEST), values.clamp(-LARGEST, LARGEST)
         parts = (outputs.split(self.outputs, 1), values.split(self.features, 1), self._seen(observed))
-        blocks = [_log_prob(*part) for part in zip(self._all(), *parts, strict=True)]
+        blocks = [block.log_prob(*part) for block, *part in zip(self._all(), *parts, strict=True)]
         return present(_joined(blocks), observed)
 
     def mean(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
@@ -144,13 +147,6 @@ class Columns(nn.Module):
     def _constant(self, name: str, tensor: Tensor) -> Tensor:
         self.register_buffer(name, tensor, persistent=False)
         return tensor
-
-
-def _log_prob(block: Likelihood, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
-    """Of numbers none too large to compute with."""
-    if not block.saturates:
-        outputs, values = bounded(outputs, -LARGEST, LARGEST), values.clamp(-LARGEST, LARGEST)
-    return block.log_prob(outputs, values, observed)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -132,10 +132,9 @@ class Normal(Scaled, ABC):
     saturates = True
 
     def log_prob(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Tensor:
-        scale = self.scale()
         unit = self.log_unit(values[:1] if self.warps.straight else values)
-        kernel: Tensor = Kernel.apply(values, outputs, scale)
-        return kernel - (scale.log() + unit + HALF_LOG_2PI)
+        kernel: Tensor = Kernel.apply(values, outputs, self.scale())
+        return kernel - (self.scale().log() + unit + HALF_LOG_2PI)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.warps.mean(outputs, self.scale().expand_as(outputs))
