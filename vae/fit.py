@@ -24,10 +24,10 @@ from vae.noise import Noise, binarise, corrupt
 from vae.objectives import elbo, iwae
 from vae.penalties import Total
 
-COMPILE_S: Final = 60.0
-"""What compiling a step costs at most, on two cores without anything in the cache."""
-SAVED_S: Final = 2e-9
-"""What it saves per row and root of the number of parameters, in each step: half a millisecond at 50,000 and 1,024."""
+COMPILE_S: Final = 30.0
+"""What compiling a step costs, measured on two busy cores without anything in the cache; with it, three to five."""
+SAVED_S: Final = 2.5e-9
+"""What it saves per row and root of the number of parameters, in each step: half a millisecond at 1,024 and 50,000."""
 
 Precision = Literal["float32", "bf16"]
 """Arithmetic of the networks; likelihoods, KL and weights are float32 (or the model's own) in any case."""
