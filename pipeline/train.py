@@ -49,13 +49,18 @@ def train(config: RunConfig, ingested: Ingested) -> Trained:
     with Stage("train") as stage:
         key = keys.training(config, ingested.content)
         directory = keys.training_folder(config, key)
-        if (done := finished(directory)) is not None:
-            stage.update(f"unchanged, the training {key[:16]} stands")
+        if (done := _standing(directory, stage)) is not None:
             return done
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         with lock.held(directory, waiting=stage.update) as still_held:
-            return finished(directory) or _trained(config, ingested, key, stage, still_held)
+            return _standing(directory, stage) or _trained(config, ingested, key, stage, still_held)
+
+
+def _standing(directory: Path, stage: Stage) -> Trained | None:
+    if (done := finished(directory)) is not None:
+        stage.update(f"unchanged, the training {directory.name} stands")
+    return done
 
 
 def _trained(config: RunConfig, ingested: Ingested, key: str, stage: Stage, still_held: Callable[[], None]) -> Trained:
