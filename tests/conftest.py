@@ -12,6 +12,7 @@ COSTLY = {"ray": {"ray_up", "prefect_up", "demo"}, "servers": {"s3_port", "postg
 """Fixtures of which the session has one each."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that spreads them reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share something costly stay in one process; `make test` spreads the others over two."""
     for item in items:
