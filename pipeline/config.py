@@ -171,6 +171,8 @@ class Train:
         check(self)
         if not 1 <= self.workers[0] <= self.workers[1]:
             raise ValueError(f"num_workers = {self.num_workers}: a number from 1, or the fewest and the most: [1, 4]")
+        if self.precision == "bf16" and not self.use_gpu:
+            raise ValueError("precision = 'bf16' is for GPUs: set use_gpu = true, or leave it float32")
 
     @property
     def workers(self) -> tuple[int, int]:

@@ -147,6 +147,12 @@ def test_workers_are_a_number_or_the_fewest_and_the_most(tmp_path: Path) -> None
     assert "num_workers" in refusal(small_settings(tmp_path, train={"num_workers": [1, 2, 3]}))
 
 
+def test_half_the_precision_is_for_gpus(tmp_path: Path) -> None:
+    """On a CPU bf16 would cost digits and save no time."""
+    assert "is for GPUs: set use_gpu = true" in refusal(small_settings(tmp_path, train={"precision": "bf16"}))
+    runfile.parse(small_settings(tmp_path, train={"precision": "bf16", "use_gpu": True}))
+
+
 @pytest.mark.parametrize("name", ["adult", "burda-iwae", "demo", "digits-binary", "digits-levels"])
 def test_a_config_survives_its_toml(name: str) -> None:
     """`parse(text(config))` is the identity, with a space to search and names that need quotes besides."""

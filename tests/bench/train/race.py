@@ -79,12 +79,12 @@ class Race:
         self.failed: dict[tuple[str, str], str] = {}
         self.flops = 0.0
         self.grown_mb: dict[int, float] = {}
+        self.streamed: dict[str, Path] = {}
 
     def run(self) -> None:
         """Every contestant once a round on either model; then memory."""
-        folders = {model: make(self.options.folder.absolute(), model, it.rows) for model, it in MODELS.items()}
-        for model, folder in folders.items():
-            self._ask("prepare", model, folder, epochs=1)
+        folders = {model: self._made(model, it.rows) for model, it in MODELS.items()}
+        self.streamed = {model: self._made(model, it.streamed) for model, it in MODELS.items()}
         for number in range(self.rounds):
             first = 2 * number % (2 * len(OURS))
             for model, folder in folders.items():
@@ -92,17 +92,22 @@ class Race:
                 self.flops = max([self.flops, *(products or {"speeds": []})["speeds"]])
                 self._round(number, ORDER[first:] + ORDER[:first], model, folder)
         for times in (1, 10):
-            folder = make(self.options.folder.absolute(), GROWN, MODELS[GROWN].rows * times)
-            if self._ask("prepare", GROWN, folder, epochs=1) and (
-                found := self._ask("ours_streaming", GROWN, folder, epochs=2)
-            ):
+            folder = self._made(GROWN, MODELS[GROWN].streamed * times)
+            if found := self._ask("ours_streaming", GROWN, folder, epochs=1):
                 self.grown_mb[times] = found["peak_mb"]
+
+    def _made(self, model: str, rows: int) -> Path:
+        """A table, ingested."""
+        folder = make(self.options.folder.absolute(), model, rows)
+        self._ask("prepare", model, folder, epochs=1)
+        return folder
 
     def _round(self, number: int, order: tuple[str, ...], model: str, folder: Path) -> None:
         bare = float("nan")
         for name in order:
             epochs = 2 if self.options.quick else SHORT.get(name, MODELS[model].epochs)
-            if (found := self._ask(name, model, folder, epochs=epochs)) is None:
+            rows = self.streamed[model] if name == "ours_streaming" else folder
+            if (found := self._ask(name, model, rows, epochs=epochs)) is None:
                 continue
             speeds = tuple(found.pop("speeds")[1:])
             bare = statistics.median(speeds) if name == "bare" else bare

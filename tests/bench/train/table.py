@@ -27,6 +27,8 @@ class Model:
     likelihood: Literal["gaussian", "bernoulli"]
     rows: int
     """In the table."""
+    streamed: int
+    """In a table that is more than `STREAMING_MB` of them."""
     epochs: int
     """Of one turn."""
 
@@ -45,10 +47,24 @@ class Model:
 
 MODELS: Final = {
     "64-128-128-8": Model(
-        features=64, hidden=(128, 128), latent=8, batch_rows=1024, likelihood="gaussian", rows=200_000, epochs=6
+        features=64,
+        hidden=(128, 128),
+        latent=8,
+        batch_rows=1024,
+        likelihood="gaussian",
+        rows=200_000,
+        streamed=560_000,
+        epochs=6,
     ),
     "784-512-512-32": Model(
-        features=784, hidden=(512, 512), latent=32, batch_rows=256, likelihood="bernoulli", rows=30_000, epochs=4
+        features=784,
+        hidden=(512, 512),
+        latent=32,
+        batch_rows=256,
+        likelihood="bernoulli",
+        rows=30_000,
+        streamed=45_000,
+        epochs=4,
     ),
 }
 
