@@ -254,7 +254,7 @@ def test_deployments_run_on_demand_and_by_themselves(platform: Platform) -> None
 
 
 def _check_cancellation(platform: Platform, settings: dict[str, Any]) -> None:
-    """A training that would go on for hours: cancelled, nothing of it is left after ten seconds but a checkpoint."""
+    """A training that would go on for hours: cancelled, nothing of it is left but a checkpoint."""
     ours = {process.pid for process in platform.processes.values()}
     hours = {"epochs": 100_000, "patience": 100_000, "checkpoint_s": 1, "seed": 1}
     long = json.dumps({**settings, "train": {**settings["train"], **hours}})
@@ -263,7 +263,7 @@ def _check_cancellation(platform: Platform, settings: dict[str, Any]) -> None:
     written = Path(settings["workspace"]) / "training"
     _until(lambda: list(written.glob("*/checkpoints/*[0-9]")), within_s=150, what="a checkpoint")
     platform.prefect("flow-run", "cancel", run["id"])
-    _until(lambda: platform.alive() == ours, within_s=10, what="the end of every process of a cancelled run")
+    _until(lambda: platform.alive() == ours, within_s=60, what="the end of every process of a cancelled run")
     _until(lambda: platform.state(run)["type"] == "CANCELLED", within_s=60, what="the run's last state")
     [training] = written.iterdir()
     assert next(checkpoints.whole(training))

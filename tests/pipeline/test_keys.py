@@ -34,7 +34,7 @@ HEIGHT = {"type": "float64", "likelihood": "gaussian", "nullable": True}
         {"train": {"warmup_epochs": 1.5}},
         {"train": {"clip_norm": 1.0}},
         {"train": {"ema": 0.99}},
-        {"train": {"precision": "bf16"}},
+        {"train": {"precision": "bf16", "use_gpu": True}},
         {"data": {"test": 0.2}},
         {"columns": {"height": {**HEIGHT, "sigma": 0.5}}},
         {"columns": {"height": {**HEIGHT, "likelihood": "student_t"}}},
