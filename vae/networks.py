@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vae.config import Network
 from vae.likelihoods import Columns
+from vae.linear import Linear
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "silu": nn.SiLU,
@@ -24,7 +25,7 @@ ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "tanh": nn.Tanh,
 }
 Size = tuple[int, int]
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+Layer = TypeVar("Layer", Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 class Encoder(nn.Module):
@@ -160,9 +161,9 @@ def residual(widths: Sequence[int], *, activation: str) -> nn.Sequential:
     return nn.Sequential(*layers, *([nn.LayerNorm(widths[-1])] if layers else []))
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> Linear:
     """A linear layer `[batch, inputs] -> [batch, outputs]` with Glorot (2010) uniform weights and zero biases."""
-    return _glorot(nn.Linear(inputs, outputs))
+    return _glorot(Linear(inputs, outputs))
 
 
 def halved(shape: Sequence[int], times: int) -> list[Size]:

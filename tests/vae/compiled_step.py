@@ -6,7 +6,7 @@ import torch
 from family import build, frozen, network
 from torch._dynamo.utils import counters
 
-from vae import fit
+from vae import fit, linear
 from vae.config import Column, ModelConfig, Objective
 from vae.model import VAE
 
@@ -24,4 +24,14 @@ if __name__ == "__main__":
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     print(f"{counters['stats']['unique_graphs']} graph, {len(counters['graph_break'])} breaks")
+    linear.onednn_is_faster = torch.backends.mkldnn.is_available
+    layer, x = linear.Linear(96, 64), torch.randn(12, 96, requires_grad=True)
+    for layer_like in (layer, torch.compile(layer)):
+        layer_like(x).tanh().sum().backward()
+    once = [it.grad / 2 for it in (x, layer.weight, layer.bias)]
+    layer.zero_grad()
+    x.grad = None
+    layer(x).tanh().sum().backward()
+    for one, other in zip(once, [x.grad, layer.weight.grad, layer.bias.grad], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     print("the same names:", list(of.model.state_dict()) == list(VAE(of.model.config).state_dict()))
