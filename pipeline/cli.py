@@ -101,6 +101,14 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     contract.add_argument("do_what", choices=["diff"])
     contract.add_argument("old", help="contract.toml, run's TOML, or snapshot")
     contract.add_argument("new", help="the same, newer")
+    verify = _verb(verbs, "verify", "is a snapshot what it says it is?", _verify, file=False)
+    verify.add_argument("snapshot", metavar="SNAPSHOT", help="its folder, or a folder of snapshots: the newest")
+    verify.add_argument("--quick", action="store_true", help="the manifest, sizes and footers alone")
+    verify.add_argument("--sample", type=int, default=100, help="rows of latents to compute anew (default: 100)")
+    verify.add_argument("--config", metavar="TOML", help="the run's, if its registry is not in the workspace")
+    explain = _verb(verbs, "explain", "where a row comes from, back to the source", _explain, file=False)
+    explain.add_argument("snapshot", metavar="SNAPSHOT", help="its folder, or a folder of snapshots: the newest")
+    explain.add_argument("id", metavar="ID", help="of the row; bytes as hexadecimal digits or a UUID")
     _verb(verbs, "doctor", "is everything here, and does it work?", _doctor, optional=True)
     return parser
 
@@ -240,6 +248,29 @@ def _contract(arguments: argparse.Namespace) -> Answer:
     from pipeline.contract import contract_diff
 
     return contract_diff(arguments.old, arguments.new)
+
+
+def _verify(arguments: argparse.Namespace) -> Answer:
+    from pipeline.errors import ConfigError
+    from pipeline.trust.verify import verify
+
+    if arguments.sample < 0:
+        raise ConfigError(f"--sample {arguments.sample}: must be at least 0")
+    again = None
+    if arguments.sample and not arguments.quick:
+        from pipeline.runfile import load
+        from pipeline.trust.again import Again
+
+        again = Again(rows=arguments.sample, config=load(arguments.config) if arguments.config else None)
+    found = verify(arguments.snapshot, quick=arguments.quick, again=again)
+    return {**found.to_dict(), "exit_code": 0 if found.ok else 3}, found.lines()
+
+
+def _explain(arguments: argparse.Namespace) -> Answer:
+    from pipeline.trust.explain import explain, lines
+
+    chain = explain(arguments.snapshot, arguments.id)
+    return {"ok": True, **chain}, lines(chain)
 
 
 def _doctor(arguments: argparse.Namespace) -> Answer:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline import keys, latents
 from pipeline.cluster import ray_session
-from pipeline.codec import Codec
+from pipeline.codec import Codec, arithmetic
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.parts import Part, opened, write
@@ -193,6 +193,7 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
         },
         "input": {"snapshot": ingested.snapshot, "key": ingested.key, "digest": ingested.digest},
         "code_version": version("latentpipe"),
+        "computed": arithmetic("cuda" if config.encode.use_gpu else "cpu"),
         "rows_in": ingested.rows,
         "rows": ingested.rows,
         "quarantined": 0,

@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.disk import storage_errors, sync
 from pipeline.errors import CommitConflict, DataError
 from pipeline.parts import Part
+from pipeline.seal import sealed
 from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest, next_version
 
 COMMIT_TRIES = 20
@@ -99,7 +100,7 @@ def _name(snapshot: Snapshot | None) -> str | None:
 def _commit(root: Path, staged: Path, parts: Sequence[Part], manifest: Mapping[str, Any]) -> Snapshot | None:
     """Try the next version; None if somebody else took it in the meantime."""
     facts = {**manifest, **{name: [_facts(part) for part in parts if section(part) == name] for name in SECTIONS}}
-    (staged / MANIFEST).write_text(json.dumps(facts, indent=1, sort_keys=True))
+    (staged / MANIFEST).write_bytes(sealed(facts))
     for path in (staged / MANIFEST, staged):
         sync(path)
     target = root / directory_name(manifest["version"])
