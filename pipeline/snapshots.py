@@ -61,9 +61,14 @@ class Snapshot:
         return int(match[1])
 
     @property
+    def data(self) -> Path:
+        """The folder of its files."""
+        return self.directory
+
+    @property
     def files(self) -> list[Path]:
         """Its data files, as listed in the manifest."""
-        return [self.directory / part["path"] for part in self.manifest["files"]]
+        return [self.data / part["path"] for part in self.manifest["files"]]
 
 
 def versions(root: Path) -> list[Snapshot]:

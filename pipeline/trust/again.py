@@ -114,7 +114,7 @@ def originals(dataset: Snapshot, id_column: str, wanted: pa.ChunkedArray) -> dic
     for part in dataset.manifest["files"]:
         missing = [it for it in values if it not in found and ids.can_hold([part], it)]
         if missing:
-            places = ids.rows(dataset.directory / part["path"], id_column, missing)
+            places = ids.rows(dataset.data / part["path"], id_column, missing)
             found.update((it.table.column(id_column)[0].as_py(), it.table) for it in places)
     return found
 
@@ -165,5 +165,5 @@ def _workspaces(snapshot: Snapshot, config: RunConfig | None) -> list[Path]:
     """Where the models may be: the run's workspace, or those that the dataset and the latents lie in."""
     if config is not None:
         return [config.root]
-    near = (Path(snapshot.manifest["input"]["snapshot"]), snapshot.directory.absolute())
+    near = (Path(snapshot.manifest["input"]["snapshot"]), Path(snapshot.directory).absolute())
     return [*dict.fromkeys(it.parents[2] for it in near if len(it.parents) > 2)]

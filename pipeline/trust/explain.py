@@ -14,11 +14,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import latents
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
 from pipeline.snapshots import Snapshot
-from pipeline.trust import ids, source, units
+from pipeline.trust import ids, shelf, source, units
 from pipeline.trust.ids import Place
 from pipeline.trust.layout import id_column
 from pipeline.trust.origin import source as origin
@@ -37,7 +36,7 @@ def explain(location: str | Path, text: str) -> Facts:
 
     Raises DataError if there is no snapshot, or no such row: with the ids next to it, or the type that ids are of.
     """
-    snapshot = latents.resolve(Path(location))
+    snapshot = shelf.resolved(location)
     name, kind = _id_field(snapshot)
     if not name:
         raise DataError("its rows have no ids", str(snapshot.directory), "explain a row of latents, or of a dataset")
@@ -45,8 +44,8 @@ def explain(location: str | Path, text: str) -> Facts:
     chain: Facts = {"id": plain_id(wanted), "snapshot": str(snapshot.directory)}
     if _followed(chain, snapshot, name, wanted):
         return chain
-    near = ids.nearest(snapshot.directory, snapshot.manifest["files"], name, wanted)
-    hint = f"the nearest are {' and '.join(map(str, near))}" if near else "there is none"
+    near = ids.nearest(snapshot.data, snapshot.manifest["files"], name, wanted)
+    hint = f"the next {'is' if len(near) == 1 else 'are'} {' and '.join(map(str, near))}"
     raise DataError(f"no row with {name} = {plain_id(wanted)}; {hint}", str(snapshot.directory), f"ids are {kind}")
 
 
@@ -89,7 +88,7 @@ def _id_field(snapshot: Snapshot) -> tuple[str, pa.DataType]:
 
 def _place(snapshot: Snapshot, name: str, id: Any) -> Place | None:
     parts = ids.can_hold(snapshot.manifest["files"], id)
-    places = (it for part in parts for it in ids.rows(snapshot.directory / part["path"], name, [id]))
+    places = (it for part in parts for it in ids.rows(snapshot.data / part["path"], name, [id]))
     return next(places, None)
 
 
@@ -97,7 +96,7 @@ def _set_aside(snapshot: Snapshot, id: Any) -> Facts | None:
     """The quarantine's row of this id, which it holds as text."""
     wanted = str(plain_id(id))[:60]
     for part in snapshot.manifest.get("quarantine", ()):
-        with opened(snapshot.directory / part["path"]) as file:
+        with opened(snapshot.data / part["path"]) as file:
             for batch in file.iter_batches():
                 if (row := pc.index(batch.column("id"), wanted).as_py()) >= 0:
                     return {"file": part["path"], **source.plain(batch.slice(row, 1).to_pylist()[0])}

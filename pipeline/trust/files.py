@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.disk import sha256
 from pipeline.snapshots import MANIFEST, Snapshot
 from pipeline.storage import SECTIONS
+from pipeline.trust import shelf
 from pipeline.trust.findings import RESTORE, Violation
 from pipeline.trust.layout import odd_columns, odd_metadata
 
@@ -23,36 +22,28 @@ def listed(snapshot: Snapshot) -> dict[str, Part]:
     return {part["path"]: part for name in SECTIONS for part in snapshot.manifest.get(name, ())}
 
 
-def unlisted(snapshot: Snapshot) -> Iterator[Violation]:
+def unlisted(snapshot: Snapshot, sizes: Mapping[str, int]) -> Iterator[Violation]:
     """Files that are there and should not be: a plain glob would read them."""
-    known = {MANIFEST, *listed(snapshot)}
-    for path in sorted(it for it in snapshot.directory.rglob("*") if not it.is_dir()):
-        name = path.relative_to(snapshot.directory).as_posix()
-        if name not in known:
-            yield Violation("not a file of this snapshot", name, "move it elsewhere: snapshots never change")
+    for name in sorted(sizes.keys() - listed(snapshot).keys() - {MANIFEST}):
+        yield Violation("not a file of this snapshot", name, "move it elsewhere: snapshots never change")
 
 
-def damaged(snapshot: Snapshot, part: Part, *, quick: bool) -> Iterator[Violation]:
+def damaged(snapshot: Snapshot, part: Part, sizes: Mapping[str, int], *, quick: bool) -> Iterator[Violation]:
     """Whether the file is another than the one listed; `quick` looks at its size and footer alone."""
-    path = snapshot.directory / part["path"]
-    if not path.is_file():
-        yield Violation("missing", part["path"], RESTORE)
-    elif (size := path.stat().st_size) != part["bytes"]:
-        yield Violation(f"{size:,} bytes, {part['bytes']:,} listed", part["path"], RESTORE)
-    elif not quick and (digest := sha256(path)) != part["sha256"]:
-        yield Violation(f"its bytes changed: sha256 {digest}, {part['sha256']} listed", part["path"], RESTORE)
+    path = part["path"]
+    if path not in sizes:
+        yield Violation("missing", path, RESTORE)
+    elif sizes[path] != part["bytes"]:
+        yield Violation(f"{sizes[path]:,} bytes, {part['bytes']:,} listed", path, RESTORE)
+    elif not quick and (digest := shelf.digest(snapshot, path)) != part["sha256"]:
+        yield Violation(f"its bytes changed: sha256 {digest}, {part['sha256']} listed", path, RESTORE)
     else:
         yield from _odd_footer(snapshot, part)
 
 
-def schema_of(snapshot: Snapshot, part: Part) -> pa.Schema:
-    """The columns of a file that was found in order."""
-    return pq.read_schema(snapshot.directory / part["path"])
-
-
 def _odd_footer(snapshot: Snapshot, part: Part) -> Iterator[Violation]:
     try:
-        with pq.ParquetFile(snapshot.directory / part["path"]) as file:
+        with shelf.footer(snapshot, part["path"]) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         yield Violation(f"its footer is damaged: {str(error).splitlines()[0]}", part["path"], RESTORE)

@@ -38,8 +38,8 @@ def odd_columns(manifest: Mapping[str, Any], schema: pa.Schema) -> Iterator[str]
     for name, field in _required(manifest, schema).items():
         if name not in schema.names:
             yield f"column {name!r} is missing"
-        elif str(schema.field(name)) != str(field):
-            yield f"column {name!r} is {schema.field(name)}, not {field}"
+        elif not schema.field(name).equals(field):
+            yield f"column {name!r} is {_told(schema.field(name))}, not {_told(field)}"
     for name, kind in manifest.get("passthrough", {}).items():
         if (found := str(_type(schema, name))) != kind:
             yield f"column {name!r} is {found}, not {kind}"
@@ -76,3 +76,7 @@ def _required(manifest: Mapping[str, Any], schema: pa.Schema) -> dict[str, pa.Fi
 
 def _type(schema: pa.Schema, name: str) -> pa.DataType:
     return schema.field(name).type if name in schema.names else pa.null()
+
+
+def _told(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"

@@ -65,7 +65,7 @@ def misstated(snapshot: Snapshot) -> Iterator[Violation]:
 def misshapen(facts: Any, shape: Shape, path: str = "") -> Iterator[str]:
     """The fields that are missing or of another type."""
     if not isinstance(facts, dict):
-        yield f"{path or 'it'} is no object"
+        yield f"{path.rstrip('.') or 'it'} is not an object"
         return
     for name, kind in shape.items():
         if isinstance(kind, Mapping):

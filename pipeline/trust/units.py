@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.snapshots import MANIFEST, Snapshot
+from pipeline.trust import shelf
 from pipeline.trust.files import listed
 from pipeline.trust.findings import Violation
 
@@ -73,7 +72,8 @@ def _whole_input(units: Sequence[Unit], dataset: Snapshot) -> Iterator[Violation
 
 
 def _groups(dataset: Snapshot, path: str) -> int:
-    return int(pq.read_metadata(dataset.directory / path).num_row_groups)
+    with shelf.footer(dataset, path) as file:
+        return int(file.num_row_groups)
 
 
 def _each_file_once(snapshot: Snapshot, lists: Sequence[Sequence[str]]) -> Iterator[Violation]:

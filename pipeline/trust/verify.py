@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline import latents
 from pipeline.parts import opened
+from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
 from pipeline.spread import threads
-from pipeline.trust import files, manifest, rows, units
-from pipeline.trust.findings import Findings, Violation
+from pipeline.trust import files, manifest, rows, shelf, units
+from pipeline.trust.findings import RESTORE, Findings, Violation
 from pipeline.trust.ids import typed
 from pipeline.trust.origin import source, stated
 from pipeline.trust.rows import BATCH_ROWS, Ids, Read
@@ -34,7 +34,7 @@ def verify(location: str | Path, *, quick: bool = False, again: Again | None = N
 
     Raises DataError if there is no snapshot.
     """
-    snapshot = latents.resolve(Path(location))
+    snapshot = shelf.resolved(location)
     findings = Findings(str(snapshot.directory))
     if not findings.looked("manifest", "sealed and well-formed", manifest.unreadable(snapshot)):
         return findings
@@ -62,25 +62,26 @@ def _account(told: dict[str, Any]) -> str:
 
 def _files(findings: Findings, snapshot: Snapshot, *, quick: bool) -> bool:
     parts = [*files.listed(snapshot).values()]
-    look = partial(_damaged, snapshot, quick=quick)
+    sizes = shelf.sizes(snapshot)
+    look = partial(_damaged, snapshot, sizes=sizes, quick=quick)
     found = [it for _, many in sorted(threads(look, parts, workers=WORKERS)) for it in many]
     size = sum(part["bytes"] for part in parts)
     manner = "sizes, footers" if quick else "sizes, sha256, footers, columns and metadata"
     detail = f"{len(parts):,} files, {size:,} bytes, none else; {manner} as listed"
-    return findings.looked("files", detail, [*files.unlisted(snapshot), *found])
+    return findings.looked("files", detail, [*files.unlisted(snapshot, sizes), *found])
 
 
-def _damaged(snapshot: Snapshot, part: files.Part, *, quick: bool) -> list[Violation]:
-    return [*files.damaged(snapshot, part, quick=quick)]
+def _damaged(snapshot: Snapshot, part: files.Part, *, sizes: dict[str, int], quick: bool) -> list[Violation]:
+    return [*files.damaged(snapshot, part, sizes, quick=quick)]
 
 
 def _rows(findings: Findings, snapshot: Snapshot) -> list[Read]:
     told = snapshot.manifest
-    look = partial(rows.read, snapshot.directory, manifest=told)
+    look = partial(rows.read, snapshot.data, manifest=told)
     seen = [it for _, it in sorted(threads(look, told["files"], workers=WORKERS), key=lambda it: it[0])]
     found = [it for one in seen for it in one.violations]
-    if not found:
-        found = [*rows.repeated(snapshot.directory, told, seen)]
+    if all(it.cure != RESTORE for it in found):
+        found += [*rows.repeated(snapshot.data, told, seen)]
     findings.looked("rows", f"{told['rows']:,} read, page checksums on; ids unique, no null or NaN amiss", found)
     if told["kind"] == "dataset":
         columns = len(told["columns"])
@@ -91,31 +92,36 @@ def _rows(findings: Findings, snapshot: Snapshot) -> list[Read]:
 
 def _other_ids(snapshot: Snapshot, origin: Snapshot, seen: list[Read]) -> Iterator[Violation]:
     """Whether ids were lost or added on the way."""
-    here = [it.ids for it in seen] + [_aside(snapshot, seen)]
     there = [it for _, it in threads(partial(_ids, origin), origin.manifest["files"], workers=WORKERS)]
-    if (kept := sum(it.count for it in here)) != (came := sum(it.count for it in there)):
+    kept = sum(it.ids.count for it in seen) + snapshot.manifest.get("quarantined", 0)
+    if kept != (came := sum(it.count for it in there)):
         yield Violation(f"{kept:,} ids kept or set aside, {came:,} in its input", str(origin.directory))
-    elif (sum(it.total for it in here) - sum(it.total for it in there)) % rows.WRAP:
-        yield Violation("its ids are not those of its input", str(origin.directory))
+    elif (aside := _aside(snapshot, seen)) is not None:
+        total = sum(it.ids.total for it in seen) + aside.total
+        if total % rows.WRAP != sum(it.total for it in there) % rows.WRAP:
+            yield Violation("its ids are not those of its input", str(origin.directory))
 
 
 def _ids(snapshot: Snapshot, part: files.Part) -> Ids:
     found = Ids()
-    with opened(snapshot.directory / part["path"]) as file:
+    with opened(snapshot.data / part["path"]) as file:
         name = rows.id_column(snapshot.manifest, file.schema_arrow)
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name], use_threads=False):
             found.add(batch.column(0))
     return found
 
 
-def _aside(snapshot: Snapshot, seen: list[Read]) -> Ids:
-    """The ids in the quarantine, which holds them as text, as those of the data."""
+def _aside(snapshot: Snapshot, seen: list[Read]) -> Ids | None:
+    """The ids in the quarantine, which holds them as text, as those of the data; None if they are secret."""
     found = Ids()
     kind = next((it.ids.last.type for it in seen if it.ids.last is not None), pa.string())
     for part in snapshot.manifest.get("quarantine", ()):
-        with opened(snapshot.directory / part["path"]) as file:
+        with opened(snapshot.data / part["path"]) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["id"]):
-                found.add(pa.array([typed(it, kind) for it in batch.column(0).to_pylist()], kind))
+                texts = batch.column(0).to_pylist()
+                if REDACTED in texts:
+                    return None
+                found.add(pa.array([typed(it, kind) for it in texts], kind))
     return found
 
 
