@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import tracking
-from pipeline.codec import Codec, arithmetic
+from pipeline.codec import Codec, Codes, arithmetic
 from pipeline.config import Data, RunConfig
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
+from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
 from pipeline.trust import ids
 from pipeline.trust.findings import Violation
@@ -51,17 +52,18 @@ class Again:
         if (model := registered(snapshot, self.config)) is None:
             return None
         facts = snapshot.manifest
-        stored = drawn(snapshot, self.rows)
-        source = originals(dataset, facts["id"], stored.column(facts["id"]))
-        wanted = stored.column(facts["id"]).to_pylist()
-        if lost := [it for it in wanted if it not in source]:
-            return "", [Violation(f"the dataset has no row {plain_id(it)}", "rows") for it in lost[:SHOWN]]
+        sample = Sample.drawn(snapshot, self.rows)
+        source = originals(dataset, sample.id_column, sample.ids)
+        if lost := [row for row, it in enumerate(sample.ids) if it not in source]:
+            return "", [sample.differing(row, "the dataset has no such row") for row in lost[:SHOWN]]
         computed = facts.get("computed", arithmetic("cpu"))
         exact = computed == arithmetic("cpu")
-        rows, codec = pa.concat_tables([source[it] for it in wanted]), Codec.load(model.directory)
-        found = [*_differences(stored, rows, codec, facts, exact=exact)]
+        rows, codec = pa.concat_tables([source[it] for it in sample.ids]), Codec.load(model.directory)
+        found = [*_other_codes(sample, codec.encode(rows), exact=exact)]
+        found += [] if found or not exact else _other_reconstructions(sample, codec)
+        found += _other_cells(sample, rows.select([*facts["passthrough"]]), dataset.manifest["rules"]["columns"])
         manner = "equal to the bit on this CPU" if exact else f"within {TOLERANCE:g}, as they were made by {computed}"
-        return f"{len(stored)} rows computed anew by {name(facts)}, {model.origin}: {manner}", found[:SHOWN]
+        return f"{len(sample.files)} rows computed anew by {name(facts)}, {model.origin}: {manner}", found[:SHOWN]
 
 
 def name(facts: Mapping[str, Any]) -> str:
@@ -94,22 +96,41 @@ def registered(snapshot: Snapshot, config: RunConfig | None) -> Model | None:
     return None
 
 
-def drawn(snapshot: Snapshot, rows: int) -> pa.Table:
-    """So many rows, evenly spread over all, the same ones each time; one row group is held at a time."""
-    total = snapshot.manifest["rows"]
-    wanted = np.unique((2 * np.arange(rows) + 1) * total // (2 * rows))
-    starts = [0, *accumulate(part["rows"] for part in snapshot.manifest["files"])]
-    found = [
-        table
-        for path, first, after in zip(snapshot.files, starts, starts[1:], strict=False)
-        for table in _taken(path, wanted[(wanted >= first) & (wanted < after)] - first)
-    ]
-    return pa.concat_tables(found)
+@dataclass(frozen=True)
+class Sample:
+    """Rows of latents, and the file that each lies in."""
+
+    rows: pa.Table
+    files: list[str]
+    id_column: str
+
+    @classmethod
+    def drawn(cls, snapshot: Snapshot, count: int) -> Self:
+        """So many rows, evenly spread over all, the same ones each time; one row group is held at a time."""
+        total = snapshot.manifest["rows"]
+        wanted = np.unique((2 * np.arange(count) + 1) * total // (2 * count))
+        starts = [0, *accumulate(part["rows"] for part in snapshot.manifest["files"])]
+        found = [
+            (path.name, table)
+            for path, first, after in zip(snapshot.files, starts, starts[1:], strict=False)
+            for table in _taken(path, wanted[(wanted >= first) & (wanted < after)] - first)
+        ]
+        files = [name for name, table in found for _ in range(len(table))]
+        return cls(pa.concat_tables([table for _, table in found]), files, snapshot.manifest["id"])
+
+    @property
+    def ids(self) -> list[Any]:
+        """Of the rows, in their order."""
+        ids: list[Any] = self.rows.column(self.id_column).to_pylist()
+        return ids
+
+    def differing(self, row: int, what: str) -> Violation:
+        """That something of a row is not what it is when computed anew."""
+        return Violation(f"{self.id_column} = {plain_id(self.ids[row])}: {what}", self.files[row])
 
 
-def originals(dataset: Snapshot, id_column: str, wanted: pa.ChunkedArray) -> dict[Any, pa.Table]:
+def originals(dataset: Snapshot, id_column: str, values: Sequence[Any]) -> dict[Any, pa.Table]:
     """The dataset's rows with these ids, each as a table of one row."""
-    values = wanted.to_pylist()
     found: dict[Any, pa.Table] = {}
     for part in dataset.manifest["files"]:
         missing = [it for it in values if it not in found and ids.can_hold([part], it)]
@@ -131,34 +152,31 @@ def _taken(path: Path, positions: Any) -> Iterator[pa.Table]:
             first = after
 
 
-def _differences(
-    stored: pa.Table, rows: pa.Table, codec: Codec, facts: Mapping[str, Any], *, exact: bool
-) -> Iterator[Violation]:
-    codes = codec.encode(rows)
-    names = [plain_id(it) for it in stored.column(facts["id"]).to_pylist()]
-    for column, anew in (("mu", codes.mu), ("logvar", codes.logvar)):
-        was = np.stack(stored.column(column).to_numpy())
-        close = was == anew if exact else np.abs(was - anew) <= TOLERANCE * (1 + np.abs(anew))
-        for row in np.flatnonzero(~close.all(axis=1)):
-            yield _differing(facts["id"], names[row], column, was[row].tolist(), anew[row].tolist())
-    cells: dict[str, pa.ChunkedArray] = {it: rows.column(it) for it in facts["passthrough"]}
-    if exact and "recon" in stored.schema.names:
-        cells["recon"] = pa.chunked_array([codec.decode(codes.mu)])
-    for column, source in cells.items():
-        yield from _unlike(facts["id"], names, column, stored.column(column).to_pylist(), source.to_pylist())
+def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Violation]:
+    for column, now in (("mu", codes.mu), ("logvar", codes.logvar)):
+        was = np.stack(sample.rows.column(column).to_numpy())
+        if exact:
+            same = was.view(np.uint32) == now.view(np.uint32)
+        else:
+            same = np.abs(was - now) <= TOLERANCE * (1 + np.abs(now))
+        for row in np.flatnonzero(~same.all(axis=1)):
+            yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
 
 
-def _unlike(
-    id: str, names: Sequence[Any], column: str, stored: Sequence[Any], anew: Sequence[Any]
-) -> Iterator[Violation]:
-    """Cells that are not written alike; NaN is like NaN."""
-    for name, was, now in zip(names, stored, anew, strict=True):
-        if repr(was) != repr(now):
-            yield _differing(id, name, column, was, now)
+def _other_reconstructions(sample: Sample, codec: Codec) -> Iterator[Violation]:
+    if "recon" in sample.rows.schema.names:
+        now = codec.decode(np.stack(sample.rows.column("mu").to_numpy()))
+        yield from _other_cells(sample, pa.table({"recon": now}), {})
 
 
-def _differing(id: str, name: Any, column: str, was: Any, now: Any) -> Violation:
-    return Violation(f"{column} of {id} = {name} is {was!s:.60}, and {now!s:.60} computed anew", "rows")
+def _other_cells(sample: Sample, rows: pa.Table, columns: Mapping[str, Any]) -> Iterator[Violation]:
+    """Cells that are not written alike; NaN is like NaN, and a secret is not told."""
+    for column in rows.schema.names:
+        cells = zip(sample.rows.column(column).to_pylist(), rows.column(column).to_pylist(), strict=True)
+        for row, (was, now) in enumerate(cells):
+            if repr(was) != repr(now):
+                told = (REDACTED, REDACTED) if columns.get(column, {}).get("secret") else (was, now)
+                yield sample.differing(row, f"{column} is {told[0]!s:.60}, and should be {told[1]!s:.60}")
 
 
 def _workspaces(snapshot: Snapshot, config: RunConfig | None) -> list[Path]:

@@ -15,7 +15,7 @@ from pandas.util import hash_array
 from pipeline.errors import DataError
 from pipeline.intake import identities
 from pipeline.intake.profile import Profile
-from pipeline.parts import Part, opened, plain_id
+from pipeline.parts import Part, group_rows, opened, plain_id
 from pipeline.trust.findings import RESTORE, Violation
 from pipeline.trust.layout import finite_columns, id_column
 
@@ -73,7 +73,8 @@ def read(directory: Path, part: Mapping[str, Any], manifest: Mapping[str, Any]) 
         with opened(directory / part["path"]) as file:
             id_name = id_column(manifest, file.schema_arrow)
             finite = finite_columns(manifest, file.schema_arrow)
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+            size = min(BATCH_ROWS, group_rows(file.schema_arrow))
+            for batch in file.iter_batches(batch_size=size, use_threads=False):
                 found.violations += _odd_cells(batch, part["path"], finite, id_name)
                 if id_name:
                     found.ids.add(batch.column(id_name))

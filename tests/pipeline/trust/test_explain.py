@@ -18,6 +18,7 @@ from pipeline import cli, ingest, runfile
 from pipeline.errors import DataError
 from pipeline.parts import plain_id
 from pipeline.trust.explain import explain, lines
+from pipeline.trust.verify import verify
 
 
 def test_a_row_of_latents_is_followed_to_its_source(made: Workspace) -> None:
@@ -113,7 +114,9 @@ TYPED = {
 @pytest.mark.parametrize(("kind", "ids", "asked"), TYPED.values(), ids=list(TYPED))
 def test_ids_of_every_type(tmp_path: Path, kind: str, ids: pa.Array, asked: str) -> None:
     """The row is the sixth; in the dataset it is in the second file, in the source where it was."""
-    chain = explain(ingested(tmp_path, ids, kind=kind), asked)
+    snapshot = ingested(tmp_path, ids, kind=kind)
+    assert verify(snapshot).violations == []
+    chain = explain(snapshot, asked)
     assert chain["id"] == plain_id(ids[5].as_py())
     assert (chain["dataset"]["file"], chain["dataset"]["row"]) == ("part-00000-001.parquet", 1)
     assert (chain["source"]["row"], chain["source"]["cells"]["x"]) == (5, 2.5)
