@@ -159,7 +159,7 @@ def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Viola
             same = was.view(np.uint32) == now.view(np.uint32)
         else:
             same = np.abs(was - now) <= TOLERANCE * (1 + np.abs(now))
-        for row in np.flatnonzero(~same.all(axis=1)):
+        for row in np.flatnonzero(~same.all(axis=1)).tolist():
             yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
 
 

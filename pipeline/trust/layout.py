@@ -41,8 +41,8 @@ def odd_columns(manifest: Mapping[str, Any], schema: pa.Schema) -> Iterator[str]
         elif not schema.field(name).equals(field):
             yield f"column {name!r} is {_told(schema.field(name))}, not {_told(field)}"
     for name, kind in manifest.get("passthrough", {}).items():
-        if (found := str(_type(schema, name))) != kind:
-            yield f"column {name!r} is {found}, not {kind}"
+        if str(_type(schema, name)) != kind:
+            yield f"column {name!r} is {_type(schema, name)}, not {kind}"
 
 
 def odd_metadata(manifest: Mapping[str, Any], schema: pa.Schema) -> Iterator[str]:

@@ -120,7 +120,7 @@ def other_statistics(manifest: Mapping[str, Any], seen: Sequence[Read]) -> Itera
 
 def _same(what: str, stated: Any, found: Any) -> bool:
     if what in ("mean", "variance") and found is not None:
-        return abs(stated - found) <= CLOSE * max(abs(stated), abs(found), 1.0)
+        return bool(abs(stated - found) <= CLOSE * max(abs(stated), abs(found), 1.0))
     if what == "values" and found is not None:
         return bool(stated == [list(it) for it in found])
     return bool(stated == found)

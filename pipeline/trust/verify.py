@@ -21,6 +21,7 @@ from pipeline.spread import threads
 from pipeline.trust import files, manifest, rows, shelf, units
 from pipeline.trust.findings import RESTORE, Findings, Violation
 from pipeline.trust.ids import typed
+from pipeline.trust.layout import id_column
 from pipeline.trust.origin import source, stated
 from pipeline.trust.rows import BATCH_ROWS, Ids, Read
 
@@ -105,7 +106,7 @@ def _other_ids(snapshot: Snapshot, origin: Snapshot, seen: list[Read]) -> Iterat
 def _ids(snapshot: Snapshot, part: files.Part) -> Ids:
     found = Ids()
     with opened(snapshot.data / part["path"]) as file:
-        name = rows.id_column(snapshot.manifest, file.schema_arrow)
+        name = id_column(snapshot.manifest, file.schema_arrow)
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name], use_threads=False):
             found.add(batch.column(0))
     return found
