@@ -85,8 +85,3 @@ class Codec:
     def _joined(chunks: list[Tensor], rows: int) -> npt.NDArray[np.float32]:
         joined: npt.NDArray[np.float32] = torch.cat(chunks)[:rows].cpu().numpy()
         return joined
-
-
-def arithmetic(device: str) -> dict[str, str]:
-    """What the last bits of a code depend on beside the row and the model."""
-    return {"device": device, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}

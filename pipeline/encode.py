@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import keys, latents
+from pipeline.arithmetic import arithmetic
 from pipeline.cluster import ray_session
-from pipeline.codec import Codec, arithmetic
+from pipeline.codec import Codec
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.parts import Part, opened, write

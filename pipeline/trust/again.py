@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import tracking
-from pipeline.codec import Codec, Codes, arithmetic
+from pipeline.arithmetic import arithmetic
+from pipeline.codec import Codec, Codes
 from pipeline.config import Data, RunConfig
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
