@@ -86,6 +86,44 @@ def test_a_manifest_that_lies_is_found(made: Workspace, tmp_path: Path, kind: st
     assert any(told in it for it in found(snapshot)), found(snapshot)
 
 
+def with_units(latents: Path, dataset: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """State a unit for each file of the dataset, then change them."""
+    read = {it["path"]: it for it in Snapshot(dataset).manifest["files"]}
+    written = Snapshot(latents).manifest["files"]
+    units = [
+        {
+            **{"number": number, "identity": str(number), "files": [it["path"]], "quarantine": []},
+            **{"rows": it["rows"], "quarantined": 0},
+            "input": {"file": it["path"], "sha256": read[it["path"]]["sha256"], "row_groups": None, "rows": it["rows"]},
+        }
+        for number, it in enumerate(written)
+    ]
+    change(units)
+    restated(latents, lambda it: it.update(units=units))
+
+
+UNITS: list[tuple[Callable[[list[dict[str, Any]]], Any], str]] = [
+    (lambda it: it.pop(), "in 0 units, not in one"),
+    (lambda it: it.append(it[0]), "in 2 units, not in one"),
+    (lambda it: it[0]["files"].append("other.parquet"), "a unit's file that the manifest does not list"),
+    (lambda it: it[0].update(rows=1), "1 rows stated, 128 in its files"),
+    (lambda it: it[0]["input"].update(rows=1), "unit 0: 1 rows in are not those kept and set aside"),
+    (lambda it: it[0]["input"].update(sha256="0" * 64), "unit 0 is of a file that the dataset has not"),
+    (lambda it: it[0]["input"].update(row_groups=[0, 2]), "its row groups are not each in exactly one unit"),
+    (lambda it: it[0].update(input=it[1]["input"]), "its row groups are not each in exactly one unit"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), UNITS, ids=[f"{at}-{told}" for at, (_, told) in enumerate(UNITS)])
+def test_units_that_do_not_add_up_are_found(made: Workspace, tmp_path: Path, change: Any, told: str) -> None:
+    """Against the files that are there, and the dataset's own."""
+    here = made.copied(tmp_path)
+    with_units(here.latents, here.dataset, lambda it: None)
+    assert found(here.latents) == []
+    with_units(here.latents, here.dataset, change)
+    assert any(told in it for it in found(here.latents)), found(here.latents)
+
+
 def altered(column: str, row: int, change: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Table]:
     """One cell of a column."""
 
