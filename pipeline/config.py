@@ -309,7 +309,7 @@ class Storage:
     __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
 
     uri: str = ""
-    """Folder, or `s3://bucket/prefix`, where the snapshots of latents, coordinates and samples are published; empty: the
+    """Folder, or `s3://bucket/prefix`, where snapshots of latents, coordinates and samples are published; empty: the
     workspace. A store's endpoint and credentials come from the environment alone: AWS_ENDPOINT_URL, AWS_REGION,
     AWS_ACCESS_KEY_ID and so on. It must honour `If-None-Match: *`, which is tried before anything is computed."""
 

@@ -44,8 +44,10 @@ class Local:
         try:
             yield
         finally:
-            self.files.delete(folder)
-            os.close(lease)
+            try:
+                self.files.delete(folder)
+            finally:
+                os.close(lease)
             _remove_empty(folder.parent, folder.parent.parent)
 
     @contextmanager
@@ -98,18 +100,20 @@ class Local:
     def leftovers(self, root: Path) -> list[Leftover]:
         """The folders of tries; what they gathered lies in them."""
         now = _clock(root)
-        found = [it for it in root.glob(f"{ATTEMPTS}/*/*") if it.is_dir()]
+        found = [it for key in root.glob(f"{ATTEMPTS}/*") for it in [*key.iterdir()] or [key]]
         return [Leftover(place=it, silent_s=now - _touched(it), live=_held(it)) for it in found]
 
     def delete(self, place: Path) -> None:
-        """Unless it is live; its lease is held meanwhile."""
+        """Unless it is live; its lease is held meanwhile. Of an empty folder of tries only the name."""
+        if place.parent.name == ATTEMPTS:
+            return _remove_empty(place, place.parent)
         with ExitStack() as stack:
             with suppress(FileNotFoundError):
                 lease = stack.enter_context((place / LEASE).open("rb"))
                 if not _locked(lease.fileno(), wait=False):
                     return
             self.files.delete(place)
-        _remove_empty(place.parent, place.parent.parent)
+        return _remove_empty(place.parent, place.parent.parent)
 
     def _leased(self, folder: Path) -> int:
         """The lock on the lease of a new folder, which a collector may take for abandoned until it is locked."""
