@@ -14,6 +14,7 @@ from typing import Final, final
 from pipeline.disk import storage_errors
 from pipeline.stores.files import Files
 from pipeline.stores.names import ATTEMPTS, LEASE, MANIFEST, Leftover, foreign
+from pipeline.stores.remote import names
 
 MAKE_TRIES: Final = 1000
 _TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY)
@@ -100,7 +101,7 @@ class Local:
     def leftovers(self, root: Path) -> list[Leftover]:
         """The folders of tries; what they gathered lies in them."""
         now = _clock(root)
-        found = [it for key in root.glob(f"{ATTEMPTS}/*") for it in [*key.iterdir()] or [key]]
+        found = [key / name for key in root.glob(f"{ATTEMPTS}/*") for name in names(key) or ("",)]
         return [Leftover(place=it, silent_s=now - _touched(it), live=_held(it)) for it in found]
 
     def delete(self, place: Path) -> None:
@@ -111,7 +112,7 @@ class Local:
             with suppress(FileNotFoundError):
                 lease = stack.enter_context((place / LEASE).open("rb"))
                 if not _locked(lease.fileno(), wait=False):
-                    return
+                    return None
             self.files.delete(place)
         return _remove_empty(place.parent, place.parent.parent)
 
@@ -166,9 +167,10 @@ def _clock(root: Path) -> float:
 def _touched(folder: Path) -> float:
     """When the store was last told of anything in it."""
     latest = 0.0
-    for path in (folder, *folder.rglob("*")):
-        with suppress(OSError):
-            latest = max(latest, path.stat().st_mtime)
+    for below, _, files in os.walk(folder):  # which passes over what vanishes meanwhile
+        for path in (below, *(os.path.join(below, name) for name in files)):
+            with suppress(FileNotFoundError):
+                latest = max(latest, os.stat(path).st_mtime)
     return latest
 
 

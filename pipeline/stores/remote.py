@@ -5,9 +5,10 @@ Endpoint, region and credentials come from the environment: AWS_ENDPOINT_URL, AW
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,7 +117,9 @@ def written(location: Location) -> float:
 def names(folder: Location) -> list[str]:
     """What lies directly in a folder; nothing if there is no such folder."""
     if isinstance(folder, Path):
-        return [it.name for it in folder.iterdir()] if folder.is_dir() else []
+        with suppress(FileNotFoundError):
+            return os.listdir(folder) if folder.is_dir() else []
+        return []
     return [info.base_name for info in folder.listed()]
 
 
