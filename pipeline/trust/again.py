@@ -19,6 +19,7 @@ from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
 from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
+from pipeline.stores.remote import Location, located
 from pipeline.trust import ids
 from pipeline.trust.findings import Violation
 from vae import checkpoint
@@ -141,7 +142,7 @@ def originals(dataset: Snapshot, id_column: str, values: Sequence[Any]) -> dict[
     return found
 
 
-def _taken(path: Path, positions: Any) -> Iterator[pa.Table]:
+def _taken(path: Location, positions: Any) -> Iterator[pa.Table]:
     if not len(positions):
         return
     with opened(path) as file:
@@ -184,5 +185,5 @@ def _workspaces(snapshot: Snapshot, config: RunConfig | None) -> list[Path]:
     """Where the models may be: the run's workspace, or those that the dataset and the latents lie in."""
     if config is not None:
         return [config.root]
-    near = (Path(snapshot.manifest["input"]["snapshot"]), Path(snapshot.directory).absolute())
-    return [*dict.fromkeys(it.parents[2] for it in near if len(it.parents) > 2)]
+    near = (located(snapshot.manifest["input"]["snapshot"]), snapshot.directory)
+    return [*dict.fromkeys(it.parents[2] for it in near if isinstance(it, Path) and len(it.parents) > 2)]

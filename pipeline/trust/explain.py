@@ -8,7 +8,6 @@ Only the files are opened whose range of ids can hold the row.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
 from pipeline.snapshots import Snapshot
+from pipeline.stores.remote import Location
 from pipeline.trust import ids, shelf, source, units
 from pipeline.trust.ids import Place
 from pipeline.trust.layout import id_column
@@ -31,7 +31,7 @@ WORST: Final = 3
 CHARACTERS: Final = 160
 
 
-def explain(location: str | Path, text: str) -> Facts:
+def explain(location: str | Location, text: str) -> Facts:
     """The chain of the row with this id, as plain facts.
 
     Raises DataError if there is no snapshot, or no such row: with the ids next to it, or the type that ids are of.

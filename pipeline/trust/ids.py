@@ -6,7 +6,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
+from pipeline.stores.remote import Location
 
 HEX: Final = re.compile(r"(0x)?([0-9a-fA-F]{2})+")
 
@@ -51,7 +51,7 @@ def typed(text: str, kind: pa.DataType) -> Any:
         raise DataError(f"{text!r} is no id here: ids are {kind}", cure="give hexadecimal digits, or a UUID") from None
 
 
-def rows(path: Path, id_column: str, wanted: Sequence[Any]) -> Iterator[Place]:
+def rows(path: Location, id_column: str, wanted: Sequence[Any]) -> Iterator[Place]:
     """The rows of a file with one of these ids; a row group is read only if its range of ids holds one."""
     values = sorted(wanted)
     with opened(path) as file:
@@ -75,7 +75,7 @@ def can_hold(parts: Sequence[Mapping[str, Any]], id: Any) -> list[Mapping[str, A
     return [it for it in parts if it["rows"] and (it.get("id_min") is None or it["id_min"] <= told <= it["id_max"])]
 
 
-def nearest(directory: Path, parts: Sequence[Mapping[str, Any]], id_column: str, id: Any) -> list[Any]:
+def nearest(directory: Location, parts: Sequence[Mapping[str, Any]], id_column: str, id: Any) -> list[Any]:
     """The ids next below and above one that is not there."""
     told = plain_id(id)
     ends = [it[name] for it in parts for name in ("id_min", "id_max") if it.get(name) is not None]

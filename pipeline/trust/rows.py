@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.util import hash_array
 
+from pipeline import identities
 from pipeline.errors import DataError
-from pipeline.intake import identities
 from pipeline.intake.profile import Profile
 from pipeline.parts import Part, group_rows, opened, plain_id
+from pipeline.stores.remote import Location
 from pipeline.trust.findings import RESTORE, Violation
 from pipeline.trust.layout import finite_columns, id_column
 
@@ -66,7 +67,7 @@ class Read:
     violations: list[Violation] = field(default_factory=list)
 
 
-def read(directory: Path, part: Mapping[str, Any], manifest: Mapping[str, Any]) -> Read:
+def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, Any]) -> Read:
     """Read a data file to its end, and judge its rows."""
     found = Read(part["path"], profile=Profile(secret=_secret(manifest)))
     try:
@@ -87,7 +88,7 @@ def read(directory: Path, part: Mapping[str, Any], manifest: Mapping[str, Any]) 
     return found
 
 
-def repeated(directory: Path, manifest: Mapping[str, Any], seen: Sequence[Read]) -> Iterator[Violation]:
+def repeated(directory: Location, manifest: Mapping[str, Any], seen: Sequence[Read]) -> Iterator[Violation]:
     """Ids that come more than once, in one file or in several."""
     ordered = {it.path for it in seen if it.ids.ascending}
     parts = [
@@ -100,7 +101,7 @@ def repeated(directory: Path, manifest: Mapping[str, Any], seen: Sequence[Read])
     for job in identities.counts(parts, id_column=name, memory_bytes=COUNTING_BYTES, repeated=unordered):
         count, some = identities.count(job)
         if count:
-            where = ", ".join(Path(path).name for path in job.paths[:3])
+            where = ", ".join(PurePosixPath(path).name for path in job.paths[:3])
             yield Violation(f"{count:,} ids come more than once: {', '.join(map(str, some))}", where)
 
 
@@ -169,6 +170,6 @@ def _secret(manifest: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, it in rules.items() if it.get("secret"))
 
 
-def _schema(path: Path) -> pa.Schema:
+def _schema(path: Location) -> pa.Schema:
     with opened(path) as file:
         return file.schema_arrow

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from pipeline.parts import opened
 from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
 from pipeline.spread import threads
+from pipeline.stores.remote import Location
 from pipeline.trust import files, manifest, rows, shelf, units
 from pipeline.trust.findings import RESTORE, Findings, Violation
 from pipeline.trust.ids import typed
@@ -30,7 +30,7 @@ Again = Callable[[Snapshot, Snapshot], tuple[str, list[Violation]] | None]
 """Computes a sample of latents anew from their dataset: what was done, and what differs; None without the model."""
 
 
-def verify(location: str | Path, *, quick: bool = False, again: Again | None = None) -> Findings:
+def verify(location: str | Location, *, quick: bool = False, again: Again | None = None) -> Findings:
     """Check a snapshot, or the newest of a folder of snapshots; `quick`: its manifest, sizes and footers alone.
 
     Raises DataError if there is no snapshot.
