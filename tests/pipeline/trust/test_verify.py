@@ -92,8 +92,12 @@ def with_units(latents: Path, dataset: Path, change: Callable[[list[dict[str, An
     written = Snapshot(latents).manifest["files"]
     units = [
         {
-            **{"number": number, "identity": str(number), "files": [it["path"]], "quarantine": []},
-            **{"rows": it["rows"], "quarantined": 0},
+            "number": number,
+            "identity": str(number),
+            "files": [it["path"]],
+            "quarantine": [],
+            "rows": it["rows"],
+            "quarantined": 0,
             "input": {"file": it["path"], "sha256": read[it["path"]]["sha256"], "row_groups": None, "rows": it["rows"]},
         }
         for number, it in enumerate(written)
