@@ -104,7 +104,8 @@ def _set_aside(snapshot: Snapshot, id: Any) -> Facts | None:
 
 
 def _output(snapshot: Snapshot, name: str, place: Place) -> Facts:
-    columns = snapshot.manifest.get("rules", {}).get("columns", {})
+    told = next((it.manifest for it in (snapshot, origin(snapshot)) if it and "rules" in it.manifest), {})
+    columns = told.get("rules", {}).get("columns", {})
     shown = [it for it in place.table.schema.names if it not in (name, *PLAIN)]
     found = cells(place.table, shown, columns)
     if isinstance(errors := found.pop("recon_error", None), dict):

@@ -17,6 +17,7 @@ from workspaces import Workspace, restated
 from pipeline import cli, ingest, runfile
 from pipeline.errors import DataError
 from pipeline.parts import plain_id
+from pipeline.snapshots import Snapshot
 from pipeline.trust.explain import explain, lines
 from pipeline.trust.verify import verify
 
@@ -158,6 +159,14 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
     chain = explain(snapshot, "1007")
     assert [chain[link]["cells"]["note"] for link in ("dataset", "source")] == ["***", "***"]
     assert "note 7" not in json.dumps(chain)
+
+
+def test_secrets_of_the_dataset_are_secrets_of_its_latents(made: Workspace, tmp_path: Path) -> None:
+    """Whose own manifest does not name them."""
+    here = made.copied(tmp_path)
+    restated(here.dataset, lambda it: it["rules"]["columns"]["note"].update(secret=True))
+    restated(here.latents, lambda it: it["input"].update(digest=Snapshot(here.dataset).digest))
+    assert explain(here.latents, "1007")["latents"]["cells"]["note"] == "***"
 
 
 def test_the_command_prints_a_line_for_each_link(made: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
