@@ -94,6 +94,13 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
     sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    _verb(verbs, "snapshots", "what was published, when, by what", _with_config(_snapshots))
+    gc = _verb(verbs, "gc", "delete what tries that died have left", _with_config(_gc))
+    gc.add_argument("--older-than", default="24h", metavar="AGE", help="by the store's clock (default: 24h)")
+    gc.add_argument("--dry-run", action="store_true", help="only name it")
+    rollback = _verb(verbs, "rollback", "publish an older version anew, as the newest", _with_config(_rollback))
+    rollback.add_argument("version", help="such as v000007, or 7")
+    rollback.add_argument("--kind", default="latents", choices=["datasets", "latents", "reduced", "samples"])
     check = _verb(verbs, "check", "would these files be taken in? each read alone, bounded", _check, file=False)
     check.add_argument("paths", nargs="+", metavar="PATH", help="file or folder")
     check.add_argument("--contract", metavar="TOML", help="a run's TOML; without it, what the file itself suggests")
@@ -101,6 +108,14 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     contract.add_argument("do_what", choices=["diff"])
     contract.add_argument("old", help="contract.toml, run's TOML, or snapshot")
     contract.add_argument("new", help="the same, newer")
+    verify = _verb(verbs, "verify", "is a snapshot what it says it is?", _verify, file=False)
+    verify.add_argument("snapshot", metavar="SNAPSHOT", help="its folder, or a folder of snapshots: the newest")
+    verify.add_argument("--quick", action="store_true", help="the manifest, sizes and footers alone")
+    verify.add_argument("--sample", type=int, default=100, help="rows of latents to compute anew (default: 100)")
+    verify.add_argument("--config", metavar="TOML", help="the run's, if its registry is not in the workspace")
+    explain = _verb(verbs, "explain", "where a row comes from, back to the source", _explain, file=False)
+    explain.add_argument("snapshot", metavar="SNAPSHOT", help="its folder, or a folder of snapshots: the newest")
+    explain.add_argument("id", metavar="ID", help="of the row; bytes as hexadecimal digits or a UUID")
     _verb(verbs, "doctor", "is everything here, and does it work?", _doctor, optional=True)
     return parser
 
@@ -221,6 +236,29 @@ def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     return _facts(sample.sample(config, register.champion(config), rows=arguments.rows, seed=arguments.seed))
 
 
+def _snapshots(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import published
+
+    found = published(config)
+    return {"snapshots": [asdict(it) for it in found]}, [it.line() for it in found] or ["nothing was published yet"]
+
+
+def _gc(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import sweep
+
+    found = sweep(config, older_than=arguments.older_than, dry_run=arguments.dry_run)
+    done = "would be deleted" if arguments.dry_run else "deleted"
+    return {"deleted": found, "dry_run": arguments.dry_run}, [*found, f"{len(found)} {done}"]
+
+
+def _rollback(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import rollback
+
+    snapshot = rollback(config, arguments.version, kind=arguments.kind)
+    facts = {"snapshot": str(snapshot.directory), "key": snapshot.key, "rows": snapshot.manifest["rows"]}
+    return facts, [f"{name:<14} {value}" for name, value in facts.items()]
+
+
 def _check(arguments: argparse.Namespace) -> Answer:
     from pipeline.agree import agree
     from pipeline.check import check, summary
@@ -240,6 +278,29 @@ def _contract(arguments: argparse.Namespace) -> Answer:
     from pipeline.contract import contract_diff
 
     return contract_diff(arguments.old, arguments.new)
+
+
+def _verify(arguments: argparse.Namespace) -> Answer:
+    from pipeline.errors import ConfigError
+    from pipeline.trust.verify import verify
+
+    if arguments.sample < 0:
+        raise ConfigError(f"--sample {arguments.sample}: must be at least 0")
+    again = None
+    if arguments.sample and not arguments.quick:
+        from pipeline.runfile import load
+        from pipeline.trust.again import Again
+
+        again = Again(rows=arguments.sample, config=load(arguments.config) if arguments.config else None)
+    found = verify(arguments.snapshot, quick=arguments.quick, again=again)
+    return {**found.to_dict(), "exit_code": 0 if found.ok else 3}, found.lines()
+
+
+def _explain(arguments: argparse.Namespace) -> Answer:
+    from pipeline.trust.explain import explain, lines
+
+    chain = explain(arguments.snapshot, arguments.id)
+    return {"ok": True, **chain}, lines(chain)
 
 
 def _doctor(arguments: argparse.Namespace) -> Answer:

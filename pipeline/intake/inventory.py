@@ -19,6 +19,8 @@ from pipeline.spread import threads
 
 RECOGNISED = ("name", "bytes", "stamp", "mark")
 """What a file is known by without reading it."""
+FOUND = ("uri", "keys")
+"""Where it lay, for who wants to look again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Entry:
         """As a manifest lists it: enough to recognise the file, and not to read it again."""
         cut = asdict(self.cut)
         pieces = [{name: value for name, value in piece.items() if name != "file"} for piece in cut.pop("pieces")]
-        known = {name: getattr(self.file, name) for name in RECOGNISED}
+        known = {name: getattr(self.file, name) for name in (*RECOGNISED, *FOUND)}
         return {**known, **cut, "names": list(self.names), "pieces": pieces}
 
 

@@ -1,0 +1,189 @@
+"""Some rows of latents computed anew: by the registered model, from the dataset, to be compared bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import tracking
+from pipeline.arithmetic import arithmetic
+from pipeline.codec import Codec, Codes
+from pipeline.config import Data, RunConfig
+from pipeline.errors import DataError
+from pipeline.parts import opened, plain_id
+from pipeline.schema.table import REDACTED
+from pipeline.snapshots import Snapshot
+from pipeline.stores.remote import Location, located
+from pipeline.trust import ids
+from pipeline.trust.findings import Violation
+from vae import checkpoint
+
+TOLERANCE: Final = 1e-4
+"""Of codes computed by another kind of processor or version of torch, relative to 1 + their size."""
+SHOWN: Final = 10
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that latents were made by, found again."""
+
+    directory: Path
+    origin: str
+    """Where it was found, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """Encodes evenly spread rows again and compares: what was done, in words, and the rows that differ.
+
+    To the bit where the processor and torch are those that made them, else within TOLERANCE. Never on a GPU.
+    """
+
+    rows: int
+    config: RunConfig | None = None
+    """The run, if its registry is another than the one embedded in the workspace."""
+
+    def __call__(self, snapshot: Snapshot, dataset: Snapshot) -> tuple[str, list[Violation]] | None:
+        """None if the model is nowhere to be had."""
+        if (model := registered(snapshot, self.config)) is None:
+            return None
+        facts = snapshot.manifest
+        sample = Sample.drawn(snapshot, self.rows)
+        source = originals(dataset, sample.id_column, sample.ids)
+        if lost := [row for row, it in enumerate(sample.ids) if it not in source]:
+            return "", [sample.differing(row, "the dataset has no such row") for row in lost[:SHOWN]]
+        computed = facts.get("computed", arithmetic("cpu"))
+        exact = computed == arithmetic("cpu")
+        rows, codec = pa.concat_tables([source[it] for it in sample.ids]), Codec.load(model.directory)
+        found = [*_other_codes(sample, codec.encode(rows), exact=exact)]
+        found += [] if found or not exact else _other_reconstructions(sample, codec)
+        found += _other_cells(sample, rows.select([*facts["passthrough"]]), dataset.manifest["rules"]["columns"])
+        manner = "equal to the bit on this CPU" if exact else f"within {TOLERANCE:g}, as they were made by {computed}"
+        return f"{len(sample.files)} rows computed anew by {name(facts)}, {model.origin}: {manner}", found[:SHOWN]
+
+
+def name(facts: Mapping[str, Any]) -> str:
+    """The model as people call it."""
+    return f"{facts['model']['name']}/{facts['model']['version']} ({facts['model']['digest'][:12]})"
+
+
+def registered(snapshot: Snapshot, config: RunConfig | None) -> Model | None:
+    """The model by its digest: from the registry, else from the workspace; None if neither has it.
+
+    The registry is that of `config`, or the one embedded in the workspace of the dataset or of the snapshot. Raises
+    DataError if it holds another model under this version, InfrastructureError if it does not answer.
+    """
+    facts = snapshot.manifest["model"]
+    for root in _workspaces(snapshot, config):
+        settings = config or RunConfig(name=facts["name"], workspace=str(root), data=Data(uri="-"), columns={})
+        if settings.tracking.uri or (root / "mlflow.db").is_file():
+            version = tracking.find_version(settings, digest=facts["digest"])
+            if version is not None and int(version.version) != facts["version"]:
+                where = f"model {facts['name']!r}"
+                raise DataError(f"the registry has it as version {version.version}, not {facts['version']}", where)
+            if version is not None:
+                return Model(tracking.model_files(settings, version), "from the registry")
+        for folder in (
+            root / "models" / facts["digest"][:16],
+            root / "training" / facts["training_key"][:16] / "model",
+        ):
+            if (folder / checkpoint.CHECKSUMS).is_file() and checkpoint.digest(folder) == facts["digest"]:
+                return Model(folder, f"not in the registry, from {folder}")
+    return None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of latents, and the file that each lies in."""
+
+    rows: pa.Table
+    files: list[str]
+    id_column: str
+
+    @classmethod
+    def drawn(cls, snapshot: Snapshot, count: int) -> Self:
+        """So many rows, evenly spread over all, the same ones each time; one row group is held at a time."""
+        total = snapshot.manifest["rows"]
+        wanted = np.unique((2 * np.arange(count) + 1) * total // (2 * count))
+        starts = [0, *accumulate(part["rows"] for part in snapshot.manifest["files"])]
+        found = [
+            (path.name, table)
+            for path, first, after in zip(snapshot.files, starts, starts[1:], strict=False)
+            for table in _taken(path, wanted[(wanted >= first) & (wanted < after)] - first)
+        ]
+        files = [name for name, table in found for _ in range(len(table))]
+        return cls(pa.concat_tables([table for _, table in found]), files, snapshot.manifest["id"])
+
+    @property
+    def ids(self) -> list[Any]:
+        """Of the rows, in their order."""
+        ids: list[Any] = self.rows.column(self.id_column).to_pylist()
+        return ids
+
+    def differing(self, row: int, what: str) -> Violation:
+        """That something of a row is not what it is when computed anew."""
+        return Violation(f"{self.id_column} = {plain_id(self.ids[row])}: {what}", self.files[row])
+
+
+def originals(dataset: Snapshot, id_column: str, values: Sequence[Any]) -> dict[Any, pa.Table]:
+    """The dataset's rows with these ids, each as a table of one row."""
+    found: dict[Any, pa.Table] = {}
+    for part in dataset.manifest["files"]:
+        missing = [it for it in values if it not in found and ids.can_hold([part], it)]
+        if missing:
+            places = ids.rows(dataset.data / part["path"], id_column, missing)
+            found.update((it.table.column(id_column)[0].as_py(), it.table) for it in places)
+    return found
+
+
+def _taken(path: Location, positions: Any) -> Iterator[pa.Table]:
+    if not len(positions):
+        return
+    with opened(path) as file:
+        first = 0
+        for group in range(file.metadata.num_row_groups):
+            after = first + file.metadata.row_group(group).num_rows
+            if len(here := positions[(positions >= first) & (positions < after)]):
+                yield file.read_row_group(group).take(here - first)
+            first = after
+
+
+def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Violation]:
+    for column, now in (("mu", codes.mu), ("logvar", codes.logvar)):
+        was = np.stack(sample.rows.column(column).to_numpy())
+        if exact:
+            same = was.view(np.uint32) == now.view(np.uint32)
+        else:
+            same = np.abs(was - now) <= TOLERANCE * (1 + np.abs(now))
+        for row in np.flatnonzero(~same.all(axis=1)).tolist():
+            yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
+
+
+def _other_reconstructions(sample: Sample, codec: Codec) -> Iterator[Violation]:
+    if "recon" in sample.rows.schema.names:
+        now = codec.decode(np.stack(sample.rows.column("mu").to_numpy()))
+        yield from _other_cells(sample, pa.table({"recon": now}), {})
+
+
+def _other_cells(sample: Sample, rows: pa.Table, columns: Mapping[str, Any]) -> Iterator[Violation]:
+    """Cells that are not written alike; NaN is like NaN, and a secret is not told."""
+    for column in rows.schema.names:
+        cells = zip(sample.rows.column(column).to_pylist(), rows.column(column).to_pylist(), strict=True)
+        for row, (was, now) in enumerate(cells):
+            if repr(was) != repr(now):
+                told = (REDACTED, REDACTED) if columns.get(column, {}).get("secret") else (was, now)
+                yield sample.differing(row, f"{column} is {told[0]!s:.60}, and should be {told[1]!s:.60}")
+
+
+def _workspaces(snapshot: Snapshot, config: RunConfig | None) -> list[Path]:
+    """Where the models may be: the run's workspace, or those that the dataset and the latents lie in."""
+    if config is not None:
+        return [config.root]
+    near = (located(snapshot.manifest["input"]["snapshot"]), snapshot.directory)
+    return [*dict.fromkeys(it.parents[2] for it in near if isinstance(it, Path) and len(it.parents) > 2)]
