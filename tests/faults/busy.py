@@ -30,7 +30,7 @@ def by_way_of(faulty: Faulty, patience: Patience = HURRIED) -> Iterator[None]:
         arrow.connected.cache_clear()
         with mock.patch.dict("os.environ", address):
             client = Objects(patience)
-            with mock.patch.object(s3, "client", lambda: client):
+            with mock.patch.object(s3, "client", return_value=client):
                 yield
         arrow.connected.cache_clear()
 
@@ -43,9 +43,8 @@ def published(folder: Path, plan: Plan, *, commits: int) -> Found:
         for number in range(1, commits + 1):
             commit(root, f"key-{number}", [number])
     seen = reader()(root)
-    return compared(
-        seen, [[number] for number in range(1, commits + 1)], happened=sum(faulty.done.values()) > faulty.done["passed"]
-    )
+    expected = [[number] for number in range(1, commits + 1)]
+    return compared(seen, expected, happened=sum(faulty.done.values()) > faulty.done["passed"])
 
 
 def compared(seen: dict, expected: list[list[int]], *, happened: bool) -> Found:
@@ -71,9 +70,9 @@ def commit_fails(folder: Path, faults: list[str]) -> Found:
 
 def all_fail(folder: Path) -> Found:
     """Nothing is answered: an end after a bounded time, by our name, with nothing visible; then it works again."""
-    root = Remote(f"s3://faults/{folder.name}/down")
+    port, root = s3_port(), Remote(f"s3://faults/{folder.name}/down")
     commit(root, "key-1", [1])
-    faulty = Faulty(s3_port(), lambda method, path, conditional: "503" if method != "GET" else "")
+    faulty = Faulty(port, lambda method, path, conditional: "503" if method != "GET" else "")
     with by_way_of(faulty, IMPATIENT):
         try:
             commit(root, "key-2", [2])

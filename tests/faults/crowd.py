@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,9 +21,10 @@ LIMIT_S = 600
 
 def crowd(root: Any, folder: Path, *, processes: int, commits: int, same: bool = False) -> tuple[list[Event], Found]:
     """Run them to their ends, a reader looking on all the time; the history, and what the reader found torn."""
+    command = [sys.executable, str(HERE / "writer.py"), str(root), "--processes", str(processes)]
+    command += ["--commits", str(commits), *(["--same"] if same else [])]
     commands = [
-        [sys.executable, str(HERE / "writer.py"), str(root), "--process", str(number), "--processes", str(processes)]
-        + ["--commits", str(commits), "--history", str(folder / f"{number}.history"), *(["--same"] if same else [])]
+        [*command, "--process", str(number), "--history", str(folder / f"{number}.history")]
         for number in range(processes)
     ]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
@@ -85,6 +86,7 @@ def _place(folder: Path, remote: bool) -> Iterator[Any]:
     if not remote:
         yield folder / "root"
         return
-    with between(Faulty(s3_port(), lambda method, path, conditional: "")) as port:
-        with mock.patch.dict("os.environ", {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}):
-            yield f"s3://faults/{folder.name}/crowd"
+    with ExitStack() as stack:
+        port = stack.enter_context(between(Faulty(s3_port(), lambda method, path, conditional: "")))
+        stack.enter_context(mock.patch.dict("os.environ", {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}))
+        yield f"s3://faults/{folder.name}/crowd"
