@@ -66,6 +66,12 @@ def plain_id(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+def ascending(ids: pa.ChunkedArray) -> bool:
+    """Whether each id is above the one before, so that they are sorted and none comes twice."""
+    flat = ids.combine_chunks()
+    return bool(pc.all(pc.greater(flat.slice(1), flat.slice(0, len(flat) - 1))).as_py())
+
+
 def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     """The same rows in the same order, `rows` at a time, the last time fewer."""
     held: list[pa.RecordBatch] = []

@@ -22,7 +22,7 @@ from pipeline.columns import ColumnConfig
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.intake.profile import SCHEMA, Profile
-from pipeline.parts import Part, plain_id, write
+from pipeline.parts import Part, ascending, plain_id, write
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.sources import Block, Piece
 
@@ -192,17 +192,11 @@ class Intake:
 
 def repeats(ids: pa.ChunkedArray) -> dict[int | str, int]:
     """The ids that come more than once, and how often."""
-    if len(ids) < 2 or _ascending(ids):
+    if len(ids) < 2 or ascending(ids):
         return {}
     counts = pc.value_counts(ids)
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     return dict(zip(twice.field("values").to_pylist(), twice.field("counts").to_pylist(), strict=True))
-
-
-def _ascending(ids: pa.ChunkedArray) -> bool:
-    """Whether each id is above the one before: a quick way to know that none comes twice."""
-    flat = ids.combine_chunks()
-    return bool(pc.all(pc.greater(flat.slice(1), flat.slice(0, len(flat) - 1))).as_py())
 
 
 def _numbered(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
