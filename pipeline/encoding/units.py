@@ -92,10 +92,9 @@ def cut(dataset: Snapshot, output: dict[str, Any], *, unit_bytes: int, workers: 
     """
     listed = dataset.manifest["files"]
     found = dict(threads(partial(_sized, dataset), listed, workers=workers))
-    pieces = [
-        (found[index][0], *piece) for index in range(len(listed)) for piece in _pieces(found[index][1], unit_bytes)
-    ]
-    return [_unit(number, *piece, output) for number, piece in enumerate(pieces)]
+    files = [found[index] for index in range(len(listed))]
+    pieces = [(source, sizes, span) for source, sizes in files for span in _spans(sizes, unit_bytes)]
+    return [_unit(number, output, *piece) for number, piece in enumerate(pieces)]
 
 
 def loads(units: Sequence[Unit], *, workers: int, unit_bytes: int) -> list[list[int]]:

@@ -26,6 +26,8 @@ from pipeline.parts import ROW_GROUP_ROWS, ascending, opened, write
 
 QUARANTINE: Final = pa.schema([("id", pa.string()), ("reason", pa.string())])
 NOT_FINITE: Final = "its code is not finite"
+BATCH_ROWS: Final = 16_384
+"""Rows that are transformed, encoded and restored at a time; so few that they stay in a processor's cache."""
 REDACTED: Final = "***"
 
 
@@ -51,7 +53,9 @@ class Encoder:
         """
         directory, aside = self.output.directory, _Aside(secret=self.output.id_secret)
         unit.source.check()
-        with opened(unit.source.path) as file:
+        if unit.first == 0:  # once per file; of a file in several units, the others look at its pages' checksums
+            unit.source.verify()
+        with opened(unit.source.path, verified=unit.first == 0) as file:
             schema = self._schema(file.schema_arrow, unit)
             batches = ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside))
             parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
@@ -62,8 +66,6 @@ class Encoder:
 
     def _tables(self, file: pq.ParquetFile, unit: Unit) -> Generator[pa.Table, None, None]:
         """The unit's rows, sorted by id, a row group at a time; if they are not sorted, all are read before."""
-        if unit.first == 0:
-            unit.source.verify()
         groups, id_column = range(unit.first, unit.end), self.output.id_column
         if ascending(file.read_row_groups([*groups], columns=[id_column]).column(id_column)):
             yield from (file.read_row_group(group) for group in groups)
@@ -85,16 +87,17 @@ class Encoder:
         self, tables: Generator[pa.Table, None, None], schema: pa.Schema, aside: _Aside
     ) -> Generator[pa.RecordBatch, None, None]:
         for table in tables:
-            columns = self._columns(*self._codes(table, aside))
-            yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
+            for start in range(0, len(table), BATCH_ROWS):
+                columns = self._columns(*self._codes(table.slice(start, BATCH_ROWS), aside))
+                yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
 
     def _codes(self, table: pa.Table, aside: _Aside) -> tuple[pa.Table, Values, Observed, Codes]:
         """The rows that have finite codes, as they are and as numbers, and their codes."""
         values, observed = self.codec.features.transform(table)
         codes = self.codec.infer(values, observed)
-        finite = np.isfinite(codes.mu).all(axis=1) & np.isfinite(codes.logvar).all(axis=1)
-        if finite.all():
+        if np.isfinite(codes.mu).all() and np.isfinite(codes.logvar).all():
             return table, values, observed, codes
+        finite = np.isfinite(codes.mu).all(axis=1) & np.isfinite(codes.logvar).all(axis=1)
         aside.add(table.column(self.output.id_column).filter(pa.array(~finite)))
         codes = Codes(codes.mu[finite], codes.logvar[finite])
         return table.filter(pa.array(finite)), values[finite], observed[finite], codes

@@ -39,12 +39,11 @@ def transform(features: Sequence[Feature], columns: Sequence[pa.Array], values: 
         with np.errstate(over="ignore"):
             block -= center
             block /= scale
-        np.clip(block, -FURTHEST, FURTHEST, out=block)
-        missing = np.isnan(block)
         observed[part] = True
-        if missing.any():
-            block[missing] = 0
+        if not (block.min() >= -FURTHEST and block.max() <= FURTHEST):  # too far, or not a number
+            missing = np.isnan(block)
             observed[part] = ~missing.T
+            block = np.where(missing, 0, block.clip(-FURTHEST, FURTHEST))
         values[part] = block.astype(np.float32).T
 
 
@@ -60,8 +59,7 @@ def restore(features: Sequence[Feature], values: Values) -> list[pa.Array]:
         with np.errstate(over="ignore"):
             block *= scale
             block += center
-        np.clip(block, least, most, out=block)
-        found[:, part] = block
+        found[:, part] = block.clip(least, most, out=block)
     cells = [column.astype(kind, copy=False) for column, kind in zip(found, kinds, strict=True)]
     return [pa.array(column, feature.arrow) for column, feature in zip(cells, features, strict=True)]
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, get_args
@@ -51,7 +52,7 @@ class Features:
 
     columns: tuple[Feature, ...]
 
-    @property
+    @cached_property
     def layout(self) -> list[Feature]:
         """In the order of the model's features: sorted so that what one block can hold lies together."""
 
@@ -140,4 +141,6 @@ def _column(table: pa.Table | pa.RecordBatch, feature: Feature) -> pa.Array:
             f"column {feature.name!r} is {column.type}; the model was trained on {feature.arrow}",
             cure=f"declare type = {feature.type!r} under columns.{feature.name} and ingest again, or train again",
         )
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
