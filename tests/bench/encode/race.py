@@ -72,8 +72,10 @@ def _run(name: str, place: Path, rows: int) -> Run:
     command = [sys.executable, str(HERE / "side.py"), name, str(place), str(out)]
     began = time.monotonic()
     ended = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ".:tests"}
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ".:tests"}, check=False
     )
+    if ended.returncode:
+        raise SystemExit(f"{name} failed:\n{ended.stderr}")
     found: Run = json.loads(ended.stdout.splitlines()[-1])
     assert found["rows"] == rows, (name, found)
     found["seconds"] = found.pop("published") - began
@@ -109,8 +111,8 @@ def _header(arguments: argparse.Namespace) -> list[str]:
         f"Python {platform.python_version()}, torch {version('torch')}, pyarrow {version('pyarrow')}, "
         f"ray {version('ray')}.",
         "",
-        "Wall time from the start of the process, imports included, to the moment all is published. The model is given,",
-        "not looked up in a registry. Peak memory of one process: of Ray's, of one worker, what is shared left out.",
+        "Wall time from the start of the process, imports included, to the moment all is published. The model is",
+        "given, not looked up in a registry. Peak memory of one process; of Ray's, of one worker without what it shares.",
         "",
     ]
 
