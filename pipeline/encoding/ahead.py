@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 END: Final = object()
 
 
-def ahead(items: Generator[T, None, None], *, depth: int = 1) -> Iterator[T]:
+def ahead(items: Generator[T, None, None], *, depth: int = 1) -> Generator[T, None, None]:
     """The same items in the same order, made by a thread of their own, `depth` of them before they are asked for.
 
     An error in making one is raised here in its place. Whoever stops asking stops the making.

@@ -112,7 +112,7 @@ def _header(arguments: argparse.Namespace) -> list[str]:
         f"ray {version('ray')}.",
         "",
         "Wall time from the start of the process, imports included, to the moment all is published. The model is",
-        "given, not looked up in a registry. Peak memory of one process; of Ray's, of one worker without what it shares.",
+        "given, not looked up in a registry. Peak memory of one process; of Ray's, of a worker without shared pages.",
         "",
     ]
 
