@@ -3,11 +3,12 @@
 # make bench   against pythae, by hand: an environment of its own, under build/
 # make faults-train   kill -9 at trainings, by hand: a quarter of an hour
 # make bench-ingest   against DuckDB, polars and pyarrow, by hand
+# make bench-encode   against a bare loop and Ray's usual recipe, by hand; ARGS="--rows 1000000 --rounds 1"
 # make bench-train    against a bare loop, Ray's usual recipe, pythae and Lightning, by hand; ARGS="--device cuda"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ingest bench-train faults-train clean
+.PHONY: demo test lint bench bench-encode bench-ingest bench-train faults-train clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -26,6 +27,9 @@ bench: build/bench/installed
 
 bench-ingest: .venv/installed-dev
 	$(BIN)/python tests/bench/ingest/race.py
+
+bench-encode: .venv/installed-dev
+	PYTHONPATH=.:tests $(BIN)/python tests/bench/encode/race.py $(ARGS)
 
 faults-train: .venv/installed-dev
 	$(BIN)/python tests/faults/train.py

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from vae.linear import onednn_is_faster
+
 
 def arithmetic(device: str) -> dict[str, str]:
-    """The kind of device, torch, and the instructions of this machine's processor that it uses."""
-    return {"device": device, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    """The kind of device, torch, the instructions of this machine's processor that it uses, and who multiplies there."""
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "products": "oneDNN" if onednn_is_faster() else "MKL",
+    }

@@ -86,7 +86,7 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     _verb(verbs, "ingest", "table -> typed, immutable Parquet snapshot", _with_config(_ingest))
     _verb(verbs, "train", "snapshot -> best model (Ray Train)", _with_config(_train))
     _verb(verbs, "register", "model -> version, maybe champion (MLflow)", _with_config(_register))
-    _verb(verbs, "encode", "champion and snapshot -> latents in Parquet (Ray Data)", _with_config(_encode))
+    _verb(verbs, "encode", "champion and snapshot -> latents in Parquet", _with_config(_encode))
     _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
     _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
     _verb(verbs, "compare", "the family of autoencoders and PCA on this table", _with_config(_compare))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.features import Features
+from pipeline.features.transforms import Observed, Values
 from vae import checkpoint
 from vae.model import VAE
 
@@ -53,20 +55,28 @@ class Codec:
         """Number of latent dimensions."""
         return self.model.config.network.latent
 
-    @torch.inference_mode()
     def encode(self, table: pa.Table | pa.RecordBatch) -> Codes:
         """The codes of the table's rows, in their order."""
-        values, observed = (torch.from_numpy(array) for array in self.features.transform(table))
-        chunks = zip(self._chunks(values), self._chunks(observed), strict=True)
-        posteriors = [self.model.encode(value, seen) for value, seen in chunks]
-        mean, logvar = ([getattr(it, part) for it in posteriors] for part in ("mean", "logvar"))
-        return Codes(self._joined(mean, len(table)), self._joined(logvar, len(table)))
+        return self.infer(*self.features.transform(table))
+
+    @torch.inference_mode()
+    def infer(self, values: Values, observed: Observed) -> Codes:
+        """The codes of rows that `features.transform` made numbers of."""
+        mu, logvar = (np.empty((len(values), self.latent), np.float32) for _ in range(2))
+        for rows in _spans(len(values)):
+            seen = None if observed[rows].all() else self._padded(observed[rows])
+            posterior = self.model.encode(self._padded(values[rows]), seen)
+            for codes, part in ((mu, posterior.mean), (logvar, posterior.logvar)):
+                codes[rows] = _first(part, len(codes[rows]))
+        return Codes(mu, logvar)
 
     @torch.inference_mode()
     def decode(self, z: npt.NDArray[np.float32]) -> pa.StructArray:
         """Reconstructions from codes `[row, latent]`, as the table's own columns."""
-        chunks = [self.model.reconstruct(chunk) for chunk in self._chunks(torch.from_numpy(z))]
-        return self.features.restore(self._joined(chunks, len(z)))
+        values = np.empty((len(z), self.features.width), np.float32)
+        for rows in _spans(len(z)):
+            values[rows] = _first(self.model.reconstruct(self._padded(z[rows])), len(z[rows]))
+        return self.features.restore(values)
 
     @torch.inference_mode()
     def sample(self, rows: int, *, seed: int) -> pa.StructArray:
@@ -75,13 +85,29 @@ class Codec:
         values = self.model.sample(rows, generator=torch.Generator(device).manual_seed(seed))
         return self.features.restore(values.cpu().numpy())
 
-    def _chunks(self, tensor: Tensor) -> Iterator[Tensor]:
-        device = self.model.mean.weight.device
-        for chunk in tensor.split(SHAPE):
-            padding = chunk.new_zeros(SHAPE - len(chunk), *chunk.shape[1:])
-            yield torch.cat([chunk, padding]).to(device)
+    def _padded(self, rows: npt.NDArray[Any]) -> Tensor:
+        """Up to SHAPE rows as SHAPE rows, on the model's device."""
+        tensor = torch.from_numpy(rows)
+        if missing := SHAPE - len(rows):
+            tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+        return tensor.to(self.model.device)
 
-    @staticmethod
-    def _joined(chunks: list[Tensor], rows: int) -> npt.NDArray[np.float32]:
-        joined: npt.NDArray[np.float32] = torch.cat(chunks)[:rows].cpu().numpy()
-        return joined
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes in the calling thread, and in those begun inside: for who spreads batches over threads itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _spans(rows: int) -> Iterator[slice]:
+    return (slice(start, start + SHAPE) for start in range(0, rows, SHAPE))
+
+
+def _first(tensor: Tensor, rows: int) -> npt.NDArray[np.float32]:
+    first: npt.NDArray[np.float32] = tensor[:rows].cpu().numpy()
+    return first

@@ -86,7 +86,7 @@ class Data:
     test: Share = 0.1
     """Share of rows held out for the figures in the report."""
     part_rows: Positive = 262_144
-    """Rows per Parquet file of the snapshot, at most; the unit of work of `encode`."""
+    """Rows per Parquet file of the snapshot, at most."""
     unit_mb: Positive = 64
     """Source bytes that one worker takes in at a time; larger files are cut, small ones go together."""
     max_columns: Positive = 4096
@@ -189,9 +189,14 @@ class Encode:
     alias: str = "champion"
     """Alias of the registered model to use, resolved once per run."""
     num_workers: Positive = 2
-    """Ray Data actors; each reads, encodes and writes whole files."""
+    """Threads of this process or, for larger tables, Ray Data actors; each reads, encodes and writes unit by unit."""
     use_gpu: bool = False
-    """One GPU per actor."""
+    """One GPU per worker, which is then an actor."""
+    unit_mb: Positive = 64
+    """Uncompressed bytes of a unit of work; larger files are cut between row groups."""
+    local_mb: Count = 4096
+    """Up to so many uncompressed bytes this process does the work itself; beyond, with `use_gpu` or with an address of
+    a cluster, Ray does. 0: always Ray."""
     reconstruct: bool = True
     """Also write the reconstruction from E[z | x], in the input's names, types and units."""
 

@@ -1,50 +1,35 @@
-"""encode: a registered model, a prepared dataset -> latent codes in Parquet, by Ray Data over an actor pool.
+"""encode: a registered model, a prepared dataset -> latent codes in Parquet; only what changed is computed.
 
-The unit of work is one file of the dataset. An actor reads it, encodes it and writes the result itself, where no
-reader looks; only facts come back, and the driver publishes all of them at once. No row passes through Ray.
+The unit of work is a file of the dataset, or some row groups of a large one (`pipeline.encoding.units`). A worker reads
+it, encodes it and writes the result itself, where no reader looks; only facts come back, and the driver publishes all
+of them at once. Units that a recent snapshot holds are carried over. What an attempt that failed had finished is not.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
+from typing import Any, Final
 
 from pipeline import keys, latents, storage
-from pipeline.arithmetic import arithmetic
 from pipeline.cluster import ray_session
-from pipeline.codec import Codec
 from pipeline.config import RunConfig
+from pipeline.encoding import account, units
+from pipeline.encoding.account import Change, Made
+from pipeline.encoding.output import Output
+from pipeline.encoding.units import Unit
 from pipeline.errors import DataError
-from pipeline.parts import Part, opened, write
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
-from pipeline.spread import actors
-from pipeline.storage import attempt, publish, standing, verify_ids, verify_rows
-from pipeline.stores.remote import Location, located
-from vae import checkpoint
+from pipeline.spread import Spread, actors, threads
+from pipeline.storage import attempt, publish, standing, verify_ids
+from pipeline.stores.remote import Location
 
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """What a latents file holds, and who made it; plain enough to travel to an actor."""
-
-    directory: str
-    model: str
-    model_name: str
-    id_column: str
-    passthrough: tuple[str, ...]
-    reconstruct: bool
-    use_gpu: bool
-    facts: dict[str, str]
-    """Key-value metadata of each file: what the manifest says at length."""
+MB: Final = 1 << 20
 
 
 def root(config: RunConfig) -> Location:
@@ -55,21 +40,28 @@ def root(config: RunConfig) -> Location:
 def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Encoded:
     """Encode every row of the snapshot, and publish; a no-op if this model encoded this data this way before.
 
-    Raises DataError if the data lacks a column of the model's, InfrastructureError if actors cannot be had.
+    Raises DataError if the data is not what was ingested, lacks a column of the model's, or has too many rows without a
+    finite code; InfrastructureError if actors cannot be had, or one unit ends every actor.
     """
     with Stage("encode") as stage:
-        run_key = keys.latents(config, content=ingested.content, model_digest=registered.digest)
+        output = keys.output(config, model=_name(registered), model_digest=registered.digest)
+        run_key = keys.latents(output, content=ingested.content)
         if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
-        latent = Codec.load(registered.model).latent
+        wanted = units.cut(
+            _dataset(ingested), output, unit_bytes=config.encode.unit_mb * MB, workers=config.encode.num_workers
+        )
+        found = account.change(wanted, output, root(config))
         with attempt(root(config), run_key) as directory:
-            output = _output(config, registered, directory, run_key)
-            parts = sorted(_encode_all(config, ingested, output, stage), key=lambda part: part.path)
-            verify_rows(ingested.rows, parts, root(config))
+            made = _make_all(config, _output(config, registered, directory), wanted, found, stage)
+            account.check(wanted, made, limit=config.data.quarantine_limit, where=ingested.snapshot)
+            parts = sorted((part for it in made for part in it.parts), key=lambda part: part.path)
             verify_ids(parts, directory, config.id_column)
-            manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
-            return record(publish(root(config), directory, parts, manifest), new=True)
+            manifest = {**_manifest(config, registered, ingested), **_rows(wanted, made), "output": output}
+            snapshot = publish(root(config), directory, parts, {**manifest, "run_key": run_key})
+        stage.update(str(found))
+        return record(snapshot, new=True)
 
 
 def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
@@ -94,92 +86,83 @@ def latest(config: RunConfig) -> Encoded:
     return record(latents.resolve(root(config)))
 
 
-def _output(config: RunConfig, registered: Registered, directory: Location, run_key: str) -> Output:
-    facts = {
-        "contract": str(latents.CONTRACT),
-        "run_key": run_key,
-        "model": f"{registered.name}/{registered.version}",
-        "model_digest": registered.digest,
-    }
+def _name(registered: Registered) -> str:
+    return f"{registered.name}/{registered.version}"
+
+
+def _dataset(ingested: Ingested) -> Snapshot:
+    """The dataset's snapshot. Raises DataError if it is not the one that was ingested."""
+    snapshot = Snapshot.at(ingested.snapshot)
+    if snapshot.digest != ingested.digest:
+        raise DataError("its manifest changed since it was ingested", ingested.snapshot, "ingest again")
+    return snapshot
+
+
+def _output(config: RunConfig, registered: Registered, directory: Location) -> Output:
     return Output(
-        directory=str(directory),
+        directory=directory,
         model=registered.model,
-        model_name=f"{registered.name}/{registered.version}",
+        model_name=_name(registered),
+        model_digest=registered.digest,
         id_column=config.id_column,
+        id_secret=any(it.secret for it in config.role("id").values()),
         passthrough=tuple(config.role("passthrough")),
         reconstruct=config.encode.reconstruct,
         use_gpu=config.encode.use_gpu,
-        facts={f"latentpipe.{name}": value for name, value in facts.items()},
     )
 
 
-def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[Part]:
-    paths = [str(path) for path in Snapshot.at(ingested.snapshot).files]
-    parts: list[Part] = []
+def _make_all(config: RunConfig, output: Output, wanted: Sequence[Unit], found: Change, stage: Stage) -> list[Made]:
+    """What became of every unit, in their order."""
+    from pipeline.encoding.worker import Encoder
+
+    held = {number: Made.carried(wanted[number], *it, output.directory) for number, it in found.standing.items()}
+    fresh = sorted((wanted[number] for number in found.new), key=lambda unit: -unit.bytes)
+    rows = sum(unit.rows for unit in fresh)
+    with _workers(config, fresh) as spread:
+        for index, facts in spread(Encoder(output), fresh):
+            held[fresh[index].number] = Made.of(facts)
+            stage.count(sum(held[unit.number].rows for unit in fresh if unit.number in held), rows)
+    return [held[number] for number in sorted(held)]
+
+
+@contextmanager
+def _workers(config: RunConfig, fresh: Sequence[Unit]) -> Iterator[Spread]:
+    """Threads of this process for a little work, actors of a Ray cluster for more."""
+    settings = config.encode
+    large = sum(unit.bytes for unit in fresh) > settings.local_mb * MB or settings.local_mb == 0
+    if not (large or settings.use_gpu or config.cluster.address):
+        from pipeline.codec import one_thread
+
+        with one_thread():
+            yield partial(threads, workers=settings.num_workers)
+        return
+    loads = units.loads(fresh, workers=settings.num_workers, unit_bytes=settings.unit_mb * MB)
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
-        for _, facts in actors(UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=output.use_gpu):
-            parts.append(Part(**facts))
-            stage.count(sum(part.rows for part in parts), ingested.rows)
-    return parts
-
-
-class UnitEncoder:
-    """What an actor does: it holds the model, and turns one file of rows into one file of latents."""
-
-    def __init__(self, output: Output) -> None:
-        self.output = output
-
-    @cached_property
-    def codec(self) -> Codec:
-        """The model, loaded with the first unit: an error in it is then the unit's, and has a name."""
-        return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
-
-    def __call__(self, path: str) -> dict[str, Any]:
-        """Encode one file; the facts of the file written."""
-        return asdict(self.encode(Path(path)))
-
-    def encode(self, path: Path) -> Part:
-        """Read, encode and write the rows of one file, sorted by id."""
-        with opened(path) as file:
-            table = file.read().sort_by(self.output.id_column)
-        schema = self._schema(table.schema)
-        directory = located(self.output.directory)
-        return write(directory, path.name, self._encoded(table, schema), schema=schema, id_column=self.output.id_column)
-
-    def _schema(self, source: pa.Schema) -> pa.Schema:
-        output = self.output
-        schema = latents.schema(
-            id=source.field(output.id_column),
-            latent=self.codec.latent,
-            recon=self.codec.features.struct() if output.reconstruct else None,
-            passthrough=[source.field(name) for name in output.passthrough],
+        yield partial(
+            actors,
+            workers=settings.num_workers,
+            use_gpu=settings.use_gpu,
+            wait_s=config.cluster.wait_s,
+            loads=loads,
         )
-        return schema.with_metadata(output.facts)
-
-    def _encoded(self, table: pa.Table, schema: pa.Schema) -> list[pa.RecordBatch]:
-        codes, output = self.codec.encode(table), self.output
-        finite = np.isfinite(codes.mu).all(axis=1) & np.isfinite(codes.logvar).all(axis=1)
-        if not finite.all():
-            row = table.column(output.id_column)[int(finite.argmin())].as_py()
-            raise DataError(f"the code of {output.id_column} = {row!r} is not finite; nothing was published")
-        columns = {
-            output.id_column: table.column(output.id_column),
-            "mu": _vectors(codes.mu),
-            "logvar": _vectors(codes.logvar),
-            "model_version": pa.repeat(output.model_name, len(table)),
-            **{name: table.column(name) for name in output.passthrough},
-        }
-        if output.reconstruct:
-            columns["recon"] = self.codec.decode(codes.mu)
-        batches: list[pa.RecordBatch] = pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
-        return batches
 
 
-def _vectors(codes: Any) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), type=latents.vector(codes.shape[1]))
+def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
+    """The account as the manifest has it."""
+    return {
+        "units": [account.facts(unit, it) for unit, it in zip(wanted, made, strict=True)],
+        "rows_in": sum(unit.rows for unit in wanted),
+        "rows": sum(it.rows for it in made),
+        "quarantined": sum(it.quarantined for it in made),
+    }
 
 
 def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
+    from pipeline.arithmetic import arithmetic
+    from pipeline.codec import Codec
+    from vae import checkpoint
+
     passthrough = [it for it in table_schema(config) if it.name in config.role("passthrough")]
     return {
         "kind": "latents",
@@ -195,9 +178,7 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
             "files": checkpoint.sealed(registered.model),
         },
         "input": {"snapshot": ingested.snapshot, "key": ingested.key, "digest": ingested.digest},
+        "latent": Codec.load(registered.model).latent,
         "code_version": version("latentpipe"),
         "computed": arithmetic("cuda" if config.encode.use_gpu else "cpu"),
-        "rows_in": ingested.rows,
-        "rows": ingested.rows,
-        "quarantined": 0,
     }

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.util import hash_array
 
-from pipeline.parts import ROW_GROUP_ROWS, Part, opened, plain_id
+from pipeline.parts import Part, ROW_GROUP_ROWS, ascending, opened, plain_id
 from pipeline.stores.remote import Location, located
 
 BYTES_PER_ID: Final = 128
@@ -61,17 +61,11 @@ def count(job: Count) -> tuple[int, list[int | str]]:
 
 def repeats(ids: pa.ChunkedArray) -> dict[int | str, int]:
     """The ids that come more than once, and how often."""
-    if len(ids) < 2 or _ascending(ids):
+    if len(ids) < 2 or ascending(ids):
         return {}
     counts = pc.value_counts(ids)
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     return dict(zip(twice.field("values").to_pylist(), twice.field("counts").to_pylist(), strict=True))
-
-
-def _ascending(ids: pa.ChunkedArray) -> bool:
-    """Whether each id is above the one before: a quick way to know that none comes twice."""
-    flat = ids.combine_chunks()
-    return bool(pc.all(pc.greater(flat.slice(1), flat.slice(0, len(flat) - 1))).as_py())
 
 
 def buckets_of(ids: pa.Array, buckets: int) -> Buckets:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 1, "reduced": 1, "samples": 1, "comparison": 1, "tuning": 1}
+CONTRACTS: Final = {"dataset": 2, "training": 3, "latents": 2, "reduced": 1, "samples": 1, "comparison": 1, "tuning": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
@@ -21,6 +21,8 @@ FREE: Final = ("uri", "query", "validation", "test", "follow_symlinks", "max_col
 """Settings of [data] that decide nothing about what a row becomes."""
 FREE_OF_TRAINING: Final = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker", "checkpoint_s", "compile")
 """Settings of [train] that decide nothing, or nothing but the last bits, of the model."""
+FREE_OF_LATENTS: Final = ("alias", "num_workers", "use_gpu", "unit_mb", "local_mb")
+"""Settings of [encode] that decide nothing, or nothing but the last bits, of what is written."""
 RULES: Final = (
     *("type", "role", "nullable", "optional", "range", "categories", "levels", "order", "binarise", "secret", "unit"),
 )
@@ -65,9 +67,25 @@ def tuning(config: RunConfig, content: str) -> str:
     return _key("tuning", training=training(config, content), tune=settings)
 
 
-def latents(config: RunConfig, *, content: str, model_digest: str) -> str:
-    """Of latent codes: the dataset's content, the model, and what is written beside the codes."""
-    return _key("latents", dataset=content, model=model_digest, reconstruct=config.encode.reconstruct)
+def output(config: RunConfig, *, model: str, model_digest: str) -> dict[str, Any]:
+    """What is made of a row: by which model, `name/version` and digest, and what is written beside its code."""
+    settings = config.to_dict()["encode"]
+    return {
+        "model": {"version": model, "digest": model_digest},
+        "id": config.id_column,
+        "passthrough": [*config.role("passthrough")],
+        "settings": {name: value for name, value in settings.items() if name not in FREE_OF_LATENTS},
+    }
+
+
+def latents(output: dict[str, Any], *, content: str) -> str:
+    """Of latent codes: the dataset's content, and what is made of it."""
+    return _key("latents", dataset=content, output=output)
+
+
+def unit(output: dict[str, Any], *, sha256: str, row_groups: tuple[int, int] | None) -> str:
+    """Of a file of latent codes: the file of the dataset, the row groups if not all, and what is made of them."""
+    return _key("latents", sha256=sha256, row_groups=row_groups, output=output)
 
 
 def reduced(config: RunConfig, latents_key: str) -> str:

@@ -65,6 +65,12 @@ def plain_id(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+def ascending(ids: pa.ChunkedArray) -> bool:
+    """Whether each id is above the one before, so that they are sorted and none comes twice."""
+    flat = ids.combine_chunks()
+    return bool(pc.all(pc.greater(flat.slice(1), flat.slice(0, len(flat) - 1))).as_py())
+
+
 def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
     """The same rows in the same order, `rows` at a time, the last time fewer."""
     held: list[pa.RecordBatch] = []
@@ -99,11 +105,11 @@ def _width(kind: pa.DataType) -> int:
 
 
 @contextmanager
-def opened(path: Location) -> Iterator[pq.ParquetFile]:
-    """One of our Parquet files, page checksums verified on every read. Raises DataError if it is damaged."""
+def opened(path: Location, *, verified: bool = False) -> Iterator[pq.ParquetFile]:
+    """One of our Parquet files, page checksums verified on every read unless its sha256 was. DataError if damaged."""
     filesystem, name = arrow(path)
     try:
-        with pq.ParquetFile(name, filesystem=filesystem, page_checksum_verification=True) as file:
+        with pq.ParquetFile(name, filesystem=filesystem, page_checksum_verification=not verified) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]

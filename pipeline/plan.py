@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import ingest, keys, snapshots
+from pipeline import encode, ingest, keys, snapshots
 from pipeline.config import RunConfig
+from pipeline.encoding import account
+from pipeline.encoding.units import cut
+from pipeline.errors import ConfigError
 from pipeline.features import fitting
 from pipeline.intake import inventory
+from pipeline.intake.inventory import Entry
 from pipeline.intake.ledger import Done, Ledger
 from pipeline.intake.taking import Intake
 from pipeline.progress import Stage
+from pipeline.snapshots import Snapshot
 from vae.config import ModelConfig
 from vae.model import VAE
 
@@ -36,6 +42,8 @@ class Planned:
     """`new`, or the snapshot that already holds it."""
     training: str
     """`new`, `resume`, or the training that is done."""
+    latents: str
+    """How many units `encode` would make, carry over and retire by the model it would use now, and why."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -49,6 +57,7 @@ class Planned:
             f"encode     {self.work_units:,} work units, about {self.latents_bytes:,} bytes of codes uncompressed",
             f"dataset    {self.dataset}",
             f"training   {self.training}",
+            f"latents    {self.latents}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +77,8 @@ def plan(config: RunConfig) -> Planned:
         )
         model = ModelConfig(columns=fitted.model_columns(), network=config.model)
         parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
+        key, units = ingest.fingerprint(config, entries), -(-intake.rows // config.data.part_rows)
+        latents = _latents(config, snapshots.find(ingest.root(config), key), entries, units)
     return Planned(
         columns={name: it.likelihood or it.role for name, it in config.columns.items()},
         features=model.features,
@@ -77,9 +88,10 @@ def plan(config: RunConfig) -> Planned:
         source_bytes=sum(entry.file.bytes for entry in entries),
         rows_in=intake.rows_in,
         rows=intake.rows,
-        work_units=-(-intake.rows // config.data.part_rows),
+        work_units=units,
         latents_bytes=intake.rows * config.model.latent * 8,
-        **_standing(config, ingest.fingerprint(config, entries)),
+        latents=latents,
+        **_standing(config, key),
     )
 
 
@@ -92,3 +104,42 @@ def _standing(config: RunConfig, key: str) -> dict[str, str]:
     state = f"done, {training.name}" if (training / "trained.json").exists() else "new"
     begun = state == "new" and (training / "checkpoints").is_dir()
     return {"dataset": f"unchanged, {known.directory}", "training": "resume" if begun else state}
+
+
+def _latents(config: RunConfig, dataset: Snapshot | None, entries: Sequence[Entry], units: int) -> str:
+    """What `encode` would do by the model that it would use now; a new model would have all of it done anew."""
+    output = _output(config)
+    if output is None:
+        return f"{units:,} units new: there is no model yet"
+    if dataset is not None:
+        wanted = cut(dataset, output, unit_bytes=config.encode.unit_mb << 20)
+        return str(account.change(wanted, output, encode.root(config)))
+    newest = snapshots.latest(encode.root(config))
+    made = newest.manifest.get("units", []) if newest is not None and newest.manifest.get("output") == output else []
+    kept = _kept(config, entries)
+    carried = sum(it["input"]["sha256"] in kept for it in made)
+    return f"about {max(units - carried, 0):,} units new: input changed; {carried:,} carried over; the others retired"
+
+
+def _output(config: RunConfig) -> dict[str, Any] | None:
+    """What the registered model that `encode` would use makes of a row; None if there is no such model."""
+    if not (config.tracking.uri or (config.root / "mlflow.db").exists()):
+        return None
+    from pipeline import tracking
+
+    try:
+        version = tracking.resolve(config, config.encode.alias)
+    except ConfigError:
+        return None
+    return keys.output(config, model=f"{config.name}/{version.version}", model_digest=version.tags[tracking.DIGEST_TAG])
+
+
+def _kept(config: RunConfig, entries: Sequence[Entry]) -> set[str]:
+    """The digests of the dataset's files that `ingest` would carry over."""
+    older = ingest.before(config)
+    if older is None:
+        return set()
+    wanted = {identity for _, identity in inventory.shares(entries, numbered=not config.role("id"))}
+    units = [it for it in older.manifest["units"] if wanted.issuperset(it["identities"])]
+    paths = {path for it in units for path in it["taken"]["parts"]}
+    return {part["sha256"] for part in older.manifest["files"] if part["path"] in paths}

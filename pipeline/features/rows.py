@@ -25,7 +25,10 @@ that error is below 1/2. Farther from the center than 3.4e38 scales, the largest
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, get_args
 
@@ -33,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import DataError
+from pipeline.features import plain
 from pipeline.features.transforms import Feature as Feature
 from pipeline.features.transforms import Observed, Values
 from vae.config import Column, LikelihoodName
@@ -48,7 +52,7 @@ class Features:
 
     columns: tuple[Feature, ...]
 
-    @property
+    @cached_property
     def layout(self) -> list[Feature]:
         """In the order of the model's features: sorted so that what one block can hold lies together."""
 
@@ -68,17 +72,42 @@ class Features:
 
     def transform(self, table: pa.Table | pa.RecordBatch) -> tuple[Values, Observed]:
         """Rows as `values[row, feature]` and `observed[row, feature]`. Raises DataError for what cannot be."""
-        parts = [feature.transform(_column(table, feature)) for feature in self.layout]
-        values, observed = zip(*parts, strict=True)
-        return np.concatenate(values, axis=1), np.concatenate(observed, axis=1)
+        cells = [(feature, _column(table, feature)) for feature in self.layout]
+        values = np.empty((len(table), self.width), np.float32)
+        observed = np.empty(values.shape, np.bool_)
+        first = 0
+        for together, run in groupby(cells, key=lambda it: plain.plain(it[0]) and it[1].null_count == 0):
+            features, columns = zip(*run, strict=True)
+            if together:
+                span = slice(first, first + len(features))
+                plain.transform(features, columns, values[:, span], observed[:, span])
+                first = span.stop
+                continue
+            for feature, column in zip(features, columns, strict=True):
+                span = slice(first, first + feature.width)
+                values[:, span], observed[:, span] = feature.transform(column)
+                first = span.stop
+        return values, observed
 
     def restore(self, values: Values) -> pa.StructArray:
         """`values[row, feature]` as a struct of the table's own columns."""
-        edges = np.cumsum([feature.width for feature in self.layout])[:-1]
-        parts = np.split(values, edges, axis=1)
-        arrays = {feature.name: feature.restore(part) for feature, part in zip(self.layout, parts, strict=True)}
+        arrays = dict(self._restored(values))
         names = [feature.name for feature in self.columns]
         return pa.StructArray.from_arrays([arrays[name] for name in names], fields=list(self.struct()))
+
+    def _restored(self, values: Values) -> Iterator[tuple[str, pa.Array]]:
+        first = 0
+        for together, run in groupby(self.layout, key=plain.plain):
+            features = [*run]
+            span = slice(first, first + sum(feature.width for feature in features))
+            first = span.stop
+            if together:
+                names = [feature.name for feature in features]
+                yield from zip(names, plain.restore(features, values[:, span]), strict=True)
+                continue
+            edges = np.cumsum([feature.width for feature in features])[:-1]
+            for feature, part in zip(features, np.split(values[:, span], edges, axis=1), strict=True):
+                yield feature.name, feature.restore(part)
 
     def struct(self) -> pa.StructType:
         """Type of what `restore` returns."""
@@ -112,4 +141,6 @@ def _column(table: pa.Table | pa.RecordBatch, feature: Feature) -> pa.Array:
             f"column {feature.name!r} is {column.type}; the model was trained on {feature.arrow}",
             cure=f"declare type = {feature.type!r} under columns.{feature.name} and ingest again, or train again",
         )
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk

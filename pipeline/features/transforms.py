@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -76,7 +77,7 @@ class Feature:
             return "a secret value"
         return f"{value:g}" if isinstance(value, float) else repr(value)
 
-    @property
+    @cached_property
     def arrow(self) -> pa.DataType:
         """Type of the column in the table."""
         return arrow_type(self.type, column=self.name)

@@ -68,13 +68,18 @@ def test_each_step_alone(shell: Shell) -> None:
     code, planned, _ = shell("plan", toml)
     assert code == 0
     assert (planned["rows"], planned["work_units"], planned["dataset"]) == (300, 3, "new")
+    assert planned["latents"] == "3 units new: there is no model yet"
     assert planned["columns"]["city"] == "categorical"
     assert not (shell.folder / "workspace").exists()
     steps = {}
     for verb in ("ingest", "train", "register", "encode", "reduce", "report"):
         code, steps[verb], err = shell(verb, toml)
         assert code == 0, err
-    assert shell("plan", toml)[1]["training"].startswith("done")
+    planned = shell("plan", toml)[1]
+    assert planned["training"].startswith("done")
+    assert planned["latents"] == "0 units new; 3 carried over; 0 retired"
+    bare = shell("plan", toml, "--set", "encode.reconstruct=false")[1]["latents"]
+    assert bare == "3 units new: output changed (3); 0 carried over; 3 retired"
     assert steps["register"]["champion"]
     assert steps["encode"]["rows"] == 300
     assert Path(steps["report"]["page"]).is_file()

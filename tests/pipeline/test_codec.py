@@ -94,6 +94,22 @@ def test_a_rows_code_depends_on_no_batch_size(size: int) -> None:
     assert np.array_equal(again, codes()[shuffled, :6])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("row", [0, 1, 19, 1234])
+def test_a_rows_code_depends_on_no_place_and_no_thread(row: int, threads: int) -> None:
+    """At each of a batch's places, computed by one thread or by two: the same code and the same reconstruction."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = codec().encode(table().take(pa.array([row] * SHAPE)))
+        restored = codec().decode(found.mu)
+    finally:
+        torch.set_num_threads(before)
+    assert (np.concatenate([found.mu, found.logvar], axis=1) == codes()[row]).all()
+    assert restored.equals(codec().decode(codes()[[row] * SHAPE, :6].copy()))
+    assert len(set(map(str, restored.to_pylist()))) == 1
+
+
 def test_a_wide_model_keeps_the_law() -> None:
     """Also where the matrix library would choose another path for fewer rows."""
     wide = codec(hidden=(384, 256))

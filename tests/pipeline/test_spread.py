@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.spread import actors, threads
+from pipeline import handshake
+from pipeline.errors import DataError, InfrastructureError
+from pipeline.spread import RETRIES, actors, threads
 
 
 def squared(unit: int) -> dict[str, int]:
@@ -55,3 +60,50 @@ def test_an_actors_error_is_the_units_own(ray_up: None) -> None:
     with pytest.raises(DataError) as caught:
         list(actors(squared, [1, 13], workers=1))
     assert caught.value.args == ("unlucky", "unit 13", "another number")
+
+
+def deadly(unit: int) -> dict[str, int]:
+    """A unit that ends its worker, as a crash in a library would; the others do no harm."""
+    if unit == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return squared(unit)
+
+
+def once_deadly(unit: Path) -> dict[str, int]:
+    """A unit that ends the first worker that is given it."""
+    mark = unit / "begun"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"done": 1}
+
+
+def test_a_unit_that_always_ends_its_worker_is_named(ray_up: None) -> None:
+    """After so many tries the run ends, and says which unit it was."""
+    with pytest.raises(InfrastructureError) as caught:
+        list(actors(deadly, [1, 7, 2], workers=1, loads=[[0, 1, 2]]))
+    assert (caught.value.what, caught.value.where) == (f"ended its worker {1 + RETRIES} times", "7")
+
+
+def test_a_dead_worker_is_replaced(ray_up: None, tmp_path: Path) -> None:
+    """What it was doing is done by another."""
+    assert list(actors(once_deadly, [tmp_path], workers=1)) == [(0, {"done": 1})]
+
+
+def test_an_actor_of_another_code_is_refused(ray_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which worker, and what both run; nothing was done."""
+    ours = handshake.CODE
+    monkeypatch.setattr(handshake, "CODE", replace(ours, contracts={"latents": 99}))
+    with pytest.raises(InfrastructureError) as caught:
+        list(actors(squared, [1], workers=1))
+    assert caught.value.where.startswith("worker ")
+    assert f"runs {ours}; the driver runs {handshake.CODE}" in caught.value.what
+    assert "contract 'latents': 2, not 99" in caught.value.what
+
+
+@pytest.mark.parametrize("change", [{"source": "0" * 64}, {"contracts": {}}, {"version": "9.9"}])
+def test_any_difference_of_code_is_refused(change: dict[str, Any]) -> None:
+    """Another version, another contract, or but another byte of source."""
+    handshake.check(handshake.CODE)
+    with pytest.raises(InfrastructureError, match="the driver runs"):
+        handshake.check(replace(handshake.CODE, **change))

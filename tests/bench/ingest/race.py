@@ -66,7 +66,9 @@ def _run(name: str, source: Path, folder: Path) -> Run:
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     command = [sys.executable, str(HERE / "side.py"), name, str(source), str(out)]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+    ended = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ".:tests"}
+    )
     found: Run = json.loads(ended.stdout.splitlines()[-1])
     return found
 
