@@ -42,12 +42,10 @@ class Evidence:
         self.witness = Witness(codec.model)
         self.columns_of_model = [feature.name for feature in codec.features.layout]
         self.bounded = codec.model.stochastic
-        for name in ("draws", "importance_samples"):
-            if getattr(settings, name) and not self.bounded:
-                raise ConfigError(
-                    f"encode.{name} = {getattr(settings, name)}: the model's encoder is deterministic",
-                    cure=f"encode.{name} = 0, or train with model.encoder = 'stochastic'",
-                )
+        try:
+            settings.suit(codec.model.config.network)
+        except ValueError as error:
+            raise ConfigError(str(error), cure="set it to 0, or train with model.encoder = 'stochastic'") from None
         if settings.percentile or settings.worst:
             assert self.reference
 

@@ -268,7 +268,7 @@ def test_a_deterministic_encoder_has_no_bound(tmp_path: Path) -> None:
         *("error_percentile", "recon_error", "worst", "imputed")
     ]
     for asked in ({"draws": 1}, {"importance_samples": 5}):
-        with pytest.raises(ConfigError, match="encoder is deterministic"):
+        with pytest.raises(ConfigError, match="with encoder = 'deterministic': one code a row"):
             Evidence(codec, Encode(**asked))
 
 
