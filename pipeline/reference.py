@@ -141,13 +141,15 @@ def total(standardised: Doubles) -> Doubles:
     seen = ~np.isnan(standardised)
     squares = np.where(seen, standardised, 0) ** 2
     with np.errstate(invalid="ignore"):
-        return np.sqrt(squares.sum(1) / seen.sum(1))
+        found: Doubles = np.sqrt(squares.sum(1) / seen.sum(1))
+    return found
 
 
 def _usual(features: Features, errors: Doubles) -> Doubles:
     far = np.array([1.0 if it.likelihood in CATEGORIES else it.deviation or 1.0 for it in features.layout])
     squares = np.where(np.isnan(errors), 0, errors / far) ** 2
-    return far * np.sqrt((squares.sum(0) + 1) / ((~np.isnan(errors)).sum(0) + 1))
+    usual: Doubles = far * np.sqrt((squares.sum(0) + 1) / ((~np.isnan(errors)).sum(0) + 1))
+    return usual
 
 
 def _quantiles(figures: Doubles) -> Doubles:
