@@ -15,7 +15,7 @@ from vae import evaluate, importance, ppca
 from vae.config import CATEGORIES, Column, ModelConfig
 from vae.evidence import Witness
 from vae.importance import parts
-from vae.model import VAE, Posterior
+from vae.model import VAE
 from vae.ppca import PPCA
 
 ROWS = 40
@@ -180,18 +180,34 @@ def test_an_imputed_code_has_its_probability() -> None:
 
 def test_an_imputed_number_is_a_draws_mean_and_spread() -> None:
     """Numbers of every kind: mean and sd are those of 20,000 completions by p(x_m | z, x_o), z by q(z | x_o)."""
-    model = mixed()
-    values, observed = table(model.config, 1, seed=4)
+    model, count = mixed(), 20_000
+    values, _ = table(model.config, 1, seed=4)
     observed = torch.tensor([not column.nullable for column in EVERY])[model.columns.owner][None]
-    posterior, count = model.encode(values, observed), 20_000
-    found = Witness(model).imputed(values, observed, posterior, noise(1, 200, 3))
-    z = Posterior(posterior.mean, posterior.logvar).sample(noise(1, count, 3))[0]
     rows, there = values.expand(count, -1), observed.expand(count, -1)
+    posterior, drawn = model.encode(rows, there), noise(count, 1, 3)
+    each = Witness(model).imputed(rows, there, posterior, drawn)
+    mean, sd = each.value.mean(0), (each.value.var(0) + (each.sd**2).mean(0)).sqrt()
     with torch.no_grad():
-        drawn = model.columns.complete(model.decode(z), torch.where(there, rows, 0.0), there, seeded(7))
-    units = model.columns.units(drawn)
+        z = posterior.sample(drawn)[:, 0]
+        completed = model.columns.complete(model.decode(z), torch.where(there, rows, 0.0), there, seeded(7))
+    units = model.columns.units(completed)
     number = torch.tensor([column.likelihood not in CATEGORIES for column in EVERY])[model.columns.owner]
     for feature in (number & ~observed[0]).nonzero().flatten().tolist():
-        mean, sd = found.value[0, feature], found.sd[0, feature]
-        assert units[:, feature].mean().item() == pytest.approx(mean.item(), abs=6 * sd.item() * 200**-0.5)
-        assert units[:, feature].std().item() == pytest.approx(sd.item(), rel=0.12)
+        error = sd[feature].item() / count**0.5
+        assert units[:, feature].mean().item() == pytest.approx(mean[feature].item(), abs=5 * error)
+        assert units[:, feature].std().item() == pytest.approx(sd[feature].item(), rel=0.05)
+
+
+def test_more_draws_are_the_mixture_of_each() -> None:
+    """The mean over the draws, and the spread within and between them: those of one draw after the other together."""
+    model = mixed()
+    values, observed = table(model.config, ROWS)
+    posterior, drawn = model.encode(values, observed), noise(ROWS, 4, 3)
+    witness = Witness(model)
+    whole = witness.imputed(values, observed, posterior, drawn)
+    each = [witness.imputed(values, observed, posterior, drawn[:, [draw]]) for draw in range(4)]
+    value, sd = (torch.stack([getattr(it, name) for it in each]) for name in ("value", "sd"))
+    spread = ((sd**2).mean(0) + value.var(0, correction=0)).sqrt()
+    torch.testing.assert_close(whole.value, value.mean(0))
+    numbers = ~torch.tensor([column.likelihood in CATEGORIES for column in EVERY])[model.columns.owner]
+    torch.testing.assert_close(whole.sd[:, numbers], spread[:, numbers], rtol=1e-6, atol=1e-8)
