@@ -8,7 +8,7 @@ from vae.linear import onednn_is_faster
 
 
 def arithmetic(device: str) -> dict[str, str]:
-    """The kind of device, torch, the instructions of this machine's processor that it uses, and who multiplies there."""
+    """The kind of device, torch, the instructions it uses of this machine's processor, and who multiplies there."""
     return {
         "device": device,
         "torch": torch.__version__,

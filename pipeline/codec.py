@@ -37,9 +37,10 @@ class Codes:
 class Codec:
     """A trained model with its fitted preprocessing."""
 
-    def __init__(self, model: VAE, features: Features) -> None:
+    def __init__(self, model: VAE, features: Features, directory: str | Path = "") -> None:
         self.model = model.eval()
         self.features = features
+        self.directory = Path(directory)
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str = "cpu") -> Self:
@@ -48,7 +49,12 @@ class Codec:
             model = checkpoint.load(directory, device=device)
         except checkpoint.CheckpointError as error:
             raise DataError(str(error), cure="fetch the model again: remove its folder and run `encode`") from error
-        return cls(model, Features.load(Path(directory)))
+        return cls(model, Features.load(Path(directory)), directory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
     @property
     def latent(self) -> int:
@@ -70,13 +76,17 @@ class Codec:
                 codes[rows] = _first(part, len(codes[rows]))
         return Codes(mu, logvar)
 
-    @torch.inference_mode()
     def decode(self, z: npt.NDArray[np.float32]) -> pa.StructArray:
         """Reconstructions from codes `[row, latent]`, as the table's own columns."""
+        return self.features.restore(self.guess(z))
+
+    @torch.inference_mode()
+    def guess(self, z: npt.NDArray[np.float32]) -> Values:
+        """Reconstructions from codes `[row, latent]`, as model values `[row, feature]`."""
         values = np.empty((len(z), self.features.width), np.float32)
         for rows in _spans(len(z)):
             values[rows] = _first(self.model.reconstruct(self._padded(z[rows])), len(z[rows]))
-        return self.features.restore(values)
+        return values
 
     @torch.inference_mode()
     def sample(self, rows: int, *, seed: int) -> pa.StructArray:

@@ -34,6 +34,17 @@ ROW_ID = "row_id"
 """Id of a table without one: the running number of the row."""
 RESERVED = ("mu", "logvar", "recon", "model_version")
 """Columns of every latents file; see pipeline.latents."""
+EVIDENCE = {
+    "z": "draws",
+    "elbo": "elbo",
+    "nll": "importance_samples",
+    "elbo_percentile": "percentile",
+    "error_percentile": "percentile",
+    "recon_error": "errors",
+    "worst": "worst",
+    "imputed": "imputed",
+}
+"""Columns by choice, and the settings of [encode] that ask for them; see pipeline.evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +210,31 @@ class Encode:
     a cluster, Ray does. 0: always Ray."""
     reconstruct: bool = True
     """Also write the reconstruction from E[z | x], in the input's names, types and units."""
+    elbo: bool = True
+    """Also write each row's evidence lower bound, nats in original units. Stochastic encoders only."""
+    percentile: bool = True
+    """Also write where the row's ELBO and its total error lie among those of training rows, 0 to 100."""
+    worst: bool = True
+    """Also name the three columns that are reconstructed worst, by error in units of the training rows' usual one."""
+    errors: bool = False
+    """Also write the reconstruction's error in each column, in its own units."""
+    importance_samples: Count = 0
+    """Also write each row's -log p(x) by so many importance samples; 0: not. Stochastic encoders only."""
+    draws: Count = 0
+    """Also write so many posterior draws `z` of each row, drawn by its id; 0: not. Stochastic encoders only."""
+    imputed: Count = 0
+    """Also write what cells that were missing may hold, and how sure that is, by so many posterior draws; 0: not."""
 
     def __post_init__(self) -> None:
         check(self)
+
+    def suit(self, network: Network) -> None:
+        """Raise ValueError for draws of what a deterministic encoder has not; `elbo` it just leaves out."""
+        for name in ("draws", "importance_samples"):
+            if getattr(self, name) and network.encoder == "deterministic":
+                raise ValueError(
+                    f"encode.{name} = {getattr(self, name)} with encoder = 'deterministic': one code a row"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,9 +427,12 @@ class RunConfig:
         for name in self.role("id", "passthrough"):
             if name in RESERVED:
                 raise ValueError(f"column {name!r}: latents have a column of that name; rename it, or ignore it")
+            if name in EVIDENCE and getattr(self.encode, EVIDENCE[name]):
+                raise ValueError(f"column {name!r}: encode.{EVIDENCE[name]} writes a column of that name; turn it off")
         if ROW_ID in self.columns and self.id_column != ROW_ID:
             raise ValueError(f"column {ROW_ID!r}: give it role = 'id', or declare the column that is the id")
         self.objective.suit(self.model)
+        self.encode.suit(self.model)
         mixed = {(it.group, it.components) for it in self.role("feature").values() if it.group}
         if len(mixed) > len({group for group, _ in mixed}):
             raise ValueError("columns of one group have different components: a joint_mixture has one number of them")

@@ -53,13 +53,14 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
             _dataset(ingested), output, unit_bytes=config.encode.unit_mb * MB, workers=config.encode.num_workers
         )
         found = account.change(wanted, output, root(config))
+        facts = _manifest(config, registered, ingested)
         with attempt(root(config), run_key) as directory:
             made = _make_all(config, _output(config, registered, directory), wanted, found, stage)
             account.check(wanted, made, limit=config.data.quarantine_limit, where=ingested.snapshot)
             parts = sorted((part for it in made for part in it.parts), key=lambda part: part.path)
             verify_ids(parts, directory, config.id_column)
-            manifest = {**_manifest(config, registered, ingested), **_rows(wanted, made), "output": output}
-            snapshot = publish(root(config), directory, parts, {**manifest, "run_key": run_key})
+            manifest = {**facts, **_rows(wanted, made), "output": output, "run_key": run_key}
+            snapshot = publish(root(config), directory, parts, manifest)
         stage.update(str(found))
         return record(snapshot, new=True)
 
@@ -107,8 +108,7 @@ def _output(config: RunConfig, registered: Registered, directory: Location) -> O
         id_column=config.id_column,
         id_secret=any(it.secret for it in config.role("id").values()),
         passthrough=tuple(config.role("passthrough")),
-        reconstruct=config.encode.reconstruct,
-        use_gpu=config.encode.use_gpu,
+        settings=config.encode,
     )
 
 
@@ -159,10 +159,14 @@ def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
 
 
 def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
+    """What is known before any row is encoded. Raises ConfigError or DataError if the model has not what is asked."""
     from pipeline.arithmetic import arithmetic
     from pipeline.codec import Codec
+    from pipeline.evidence import Evidence
     from vae import checkpoint
 
+    codec = Codec.load(registered.model)
+    Evidence(codec, config.encode)
     passthrough = [it for it in table_schema(config) if it.name in config.role("passthrough")]
     return {
         "kind": "latents",
@@ -178,7 +182,7 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
             "files": checkpoint.sealed(registered.model),
         },
         "input": {"snapshot": ingested.snapshot, "key": ingested.key, "digest": ingested.digest},
-        "latent": Codec.load(registered.model).latent,
+        "latent": codec.latent,
         "code_version": version("latentpipe"),
         "computed": arithmetic("cuda" if config.encode.use_gpu else "cpu"),
     }

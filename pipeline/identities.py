@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.util import hash_array
 
-from pipeline.parts import Part, ROW_GROUP_ROWS, ascending, opened, plain_id
+from pipeline.parts import ROW_GROUP_ROWS, Part, ascending, opened, plain_id
 from pipeline.stores.remote import Location, located
 
 BYTES_PER_ID: Final = 128

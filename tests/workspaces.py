@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from harness import small_settings
 
-from pipeline import encode, ingest, reduce, runfile
+from pipeline import encode, ingest, reduce, reference, runfile
 from pipeline.config import RunConfig
 from pipeline.features import fitting
 from pipeline.parts import write
@@ -77,17 +77,24 @@ def rewritten(snapshot: Path, name: str, change: Callable[[pa.Table], pa.Table])
 
 def model_of(settings: RunConfig, ingested: Ingested) -> Registered:
     """A model with fitted preprocessing and untrained weights, in the workspace as if it had been registered."""
-    snapshot = Snapshot(Path(ingested.snapshot))
-    rows = [batch for path in snapshot.files for batch in pq.read_table(path).to_batches()]
-    fitted = fitting.fit(rows, settings.role("feature"))
     folder = settings.root / "models" / "made"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        checkpoint.save(VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model)), folder)
-    fitted.save(folder)
-    digest = checkpoint.seal(folder)
+    digest = untrained(settings, ingested, folder)
     facts = {"name": "small", "version": 1, "mlflow_run": "a run", "training_key": "a key", "champion": True}
     return Registered(model=str(folder.rename(folder.with_name(digest[:16]))), digest=digest, new=False, **facts)
+
+
+def untrained(settings: RunConfig, ingested: Ingested, folder: Path) -> str:
+    """Fitted preprocessing, a model of random weights and its reference, sealed in a folder; their digest."""
+    rows = [batch for path in Snapshot.at(ingested.snapshot).files for batch in pq.read_table(path).to_batches()]
+    fitted = fitting.fit(rows, settings.role("feature"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model))
+    checkpoint.save(model, folder)
+    fitted.save(folder)
+    values, observed = (torch.from_numpy(it) for it in fitted.transform(pa.Table.from_batches(rows)))
+    reference.measure(model, fitted, lambda at: (values[at], observed[at]), rows=len(values)).save(folder)
+    return checkpoint.seal(folder)
 
 
 def run(folder: Path, **changes: Any) -> Workspace:

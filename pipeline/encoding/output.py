@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from pipeline import latents
+from pipeline.config import Encode
 from pipeline.encoding.units import Unit
 from pipeline.stores.remote import Location
 
@@ -19,8 +21,7 @@ class Output:
     id_column: str
     id_secret: bool
     passthrough: tuple[str, ...]
-    reconstruct: bool
-    use_gpu: bool
+    settings: Encode
 
     def metadata(self, unit: Unit) -> dict[str, str]:
         """Of a file: what the manifest says at length. The same unit is the same file, whichever run made it."""

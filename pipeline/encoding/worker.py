@@ -21,6 +21,7 @@ from pipeline.encoding.account import Made
 from pipeline.encoding.ahead import ahead
 from pipeline.encoding.output import Output
 from pipeline.encoding.units import Unit
+from pipeline.evidence import Evidence
 from pipeline.features.transforms import Observed, Values
 from pipeline.parts import ROW_GROUP_ROWS, ascending, opened, write
 
@@ -40,7 +41,12 @@ class Encoder:
     @cached_property
     def codec(self) -> Codec:
         """The model, loaded with the first unit: an error in it is then the unit's, and has a name."""
-        return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
+        return Codec.load(self.output.model, device="cuda" if self.output.settings.use_gpu else "cpu")
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What is written beside the codes."""
+        return Evidence(self.codec, self.output.settings)
 
     def __call__(self, unit: Unit) -> dict[str, Any]:
         """Encode one unit; the facts of what was made."""
@@ -78,7 +84,8 @@ class Encoder:
         schema = latents.schema(
             id=source.field(output.id_column),
             latent=self.codec.latent,
-            recon=self.codec.features.struct() if output.reconstruct else None,
+            recon=self.codec.features.struct() if output.settings.reconstruct else None,
+            evidence=self.evidence.fields(),
             passthrough=[source.field(name) for name in output.passthrough],
         )
         return schema.with_metadata(output.metadata(unit))
@@ -105,14 +112,18 @@ class Encoder:
     def _columns(self, table: pa.Table, values: Values, observed: Observed, codes: Codes) -> dict[str, Any]:
         """Of a batch of rows that have codes, by name."""
         output = self.output
+        ids = table.column(output.id_column)
+        guess = self.codec.guess(codes.mu) if output.settings.reconstruct else None
         columns = {
-            output.id_column: table.column(output.id_column),
+            output.id_column: ids,
             "mu": _vectors(codes.mu),
             "logvar": _vectors(codes.logvar),
             "model_version": pa.repeat(output.model_name, len(table)),
             **{name: table.column(name) for name in output.passthrough},
         }
-        return {**columns, "recon": self.codec.decode(codes.mu)} if output.reconstruct else columns
+        if guess is not None:
+            columns["recon"] = self.codec.features.restore(guess)
+        return columns | self.evidence.columns(table, ids, values, observed, codes, guess=guess)
 
 
 class _Aside:

@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.identities import SHOWN, repeats
 from pipeline.intake.profile import SCHEMA, Profile
-from pipeline.parts import Part, ascending, plain_id, write
+from pipeline.parts import Part, plain_id, write
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.sources import Block, Piece
 

@@ -15,27 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from harness import small_settings
+from workspaces import untrained
 
-from pipeline import encode, ingest, keys, latents, runfile
-from pipeline.config import RunConfig
+from pipeline import encode, ingest, keys, latents, reference, runfile
+from pipeline.config import EVIDENCE, RunConfig
 from pipeline.encoding import account, units
 from pipeline.errors import DataError
-from pipeline.features import Features, fitting
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
-from vae import VAE, ModelConfig, checkpoint
+from vae import checkpoint
+
+EVERYTHING = {"draws": 2, "importance_samples": 3, "errors": True, "imputed": 2}
 
 
 def model_of(settings: RunConfig, folder: Path) -> Registered:
     """A model with fitted preprocessing and untrained weights, as if it had been registered."""
-    snapshot = Snapshot(Path(ingest.latest(settings).snapshot))
-    rows = [batch for path in snapshot.files for batch in pq.read_table(path).to_batches()]
-    fitted: Features = fitting.fit(rows, settings.role("feature"))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        checkpoint.save(VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model)), folder)
-    fitted.save(folder)
-    digest = checkpoint.seal(folder)
+    digest = untrained(settings, ingest.latest(settings), folder)
     facts = {"name": "small", "version": 1, "mlflow_run": "-", "training_key": "-", "champion": True, "new": True}
     return Registered(model=str(folder), digest=digest, **facts)
 
@@ -58,7 +53,8 @@ def test_a_row_has_one_code_whatever_the_workers_and_files(
     tmp_path: Path, one_file: pa.Table, changes: dict[str, Any], threads: int
 ) -> None:
     """Same row, same model: the same latent to the bit for one worker or three, one file or nine, one thread or two."""
-    settings = runfile.parse(small_settings(tmp_path, **changes))
+    everything = {**changes, "encode": {**changes.get("encode", {}), **EVERYTHING}}
+    settings = runfile.parse(small_settings(tmp_path, **everything))
     ingest.ingest(settings)
     with torch_threads(threads):
         assert encoded(settings, model_of(settings, tmp_path / "model")).equals(one_file)
@@ -67,7 +63,7 @@ def test_a_row_has_one_code_whatever_the_workers_and_files(
 @pytest.mark.usefixtures("ray_up")
 def test_actors_make_what_threads_make(tmp_path: Path, one_file: pa.Table) -> None:
     """By Ray Data actors, which have units of several files to do: the same latents to the bit."""
-    changes = {"encode": {"local_mb": 0}, "data": {"part_rows": 37}}
+    changes = {"encode": {"local_mb": 0, **EVERYTHING}, "data": {"part_rows": 37}}
     settings = runfile.parse(small_settings(tmp_path, **changes))
     ingest.ingest(settings)
     assert encoded(settings, model_of(settings, tmp_path / "model")).equals(one_file)
@@ -77,9 +73,13 @@ def test_actors_make_what_threads_make(tmp_path: Path, one_file: pa.Table) -> No
 def one_file(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The latents of the small table, encoded by one worker from one file."""
     folder = tmp_path_factory.mktemp("one_file")
-    settings = runfile.parse(small_settings(folder, encode={"num_workers": 1}, data={"part_rows": 1000}))
+    changes = {"encode": {"num_workers": 1, **EVERYTHING}, "data": {"part_rows": 1000}}
+    settings = runfile.parse(small_settings(folder, **changes))
     ingest.ingest(settings)
-    return encoded(settings, model_of(settings, folder / "model"))
+    table = encoded(settings, model_of(settings, folder / "model"))
+    assert table.num_rows == 300
+    assert set(EVIDENCE) < set(table.schema.names)
+    return table
 
 
 @contextmanager
@@ -118,6 +118,20 @@ def test_a_failing_worker_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"part-00000-001\.parquet"):
         encode.encode(settings, registered, ingested)
     assert not list((settings.root / "latents").rglob("*.parquet"))
+
+
+def test_a_model_without_a_reference_encodes_nothing(tmp_path: Path) -> None:
+    """Found by the driver, before any actor is asked for; without percentiles and worst columns it encodes."""
+    settings = runfile.parse(small_settings(tmp_path))
+    ingested = ingest.ingest(settings)
+    registered = model_of(settings, tmp_path / "model")
+    for name in (reference.FACTS, reference.NUMBERS):
+        (tmp_path / "model" / name).unlink()
+    registered = replace(registered, digest=checkpoint.seal(tmp_path / "model"))
+    with pytest.raises(DataError, match="trained before models had a reference"):
+        encode.encode(settings, registered, ingested)
+    bare = replace(settings, encode=replace(settings.encode, percentile=False, worst=False))
+    assert encode.encode(bare, registered, ingested).rows == 300
 
 
 def test_a_tampered_model_encodes_nothing(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Columns(nn.Module):
         nullable = torch.tensor([column.nullable for column in columns])
         real = torch.tensor([column.likelihood in REALS for column in columns])
         self.owner = self._constant("owner", torch.repeat_interleave(widths))
+        self.scalar = len(self.owner) == len(columns)
         self.real = self._constant("real", real[self.owner])
         self.dynamic = self._constant("dynamic", torch.tensor([it.dynamic for it in columns])[self.owner])
         self.drawn = any(column.dynamic for column in columns)
@@ -74,6 +75,18 @@ class Columns(nn.Module):
     def mean(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
         """The mean of every feature, as a value; of a categorical, the most probable known code."""
         return self._each(lambda block, output: block.mean(output), self._split(outputs))
+
+    def moments(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, "batch feature"]]:
+        """Mean, as a value, and standard deviation, in original units, of p(x_f | z, x_o) for each missing feature."""
+        cells = (present(values, observed).split(self.features, 1), observed.split(self.features, 1))
+        blocks = zip(self._all(), self._split(outputs), *cells, strict=True)
+        mean, deviation = zip(*(block.moments(*part) for block, *part in blocks), strict=True)
+        return _joined(mean), _joined(deviation)
 
     def mode(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
         """The most probable value of every feature."""
@@ -122,6 +135,8 @@ class Columns(nn.Module):
 
     def per_column(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch column"]:
         """Sum the features of each column."""
+        if self.scalar:
+            return features
         columns = int(self.owner[-1]) + 1
         return features.new_zeros(len(features), columns).index_add(1, self.owner, features)
 
