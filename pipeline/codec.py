@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.features import Features
-from vae import checkpoint
+from vae import checkpoint, objectives
 from vae.model import VAE
 
 SHAPE: Final = 1024
@@ -67,6 +67,15 @@ class Codec:
         """Reconstructions from codes `[row, latent]`, as the table's own columns."""
         chunks = [self.model.reconstruct(chunk) for chunk in self._chunks(torch.from_numpy(z))]
         return self.features.restore(self._joined(chunks, len(z)))
+
+    @torch.inference_mode()
+    def elbo(self, table: pa.Table) -> npt.NDArray[np.float64]:
+        """The ELBO of the table's rows by one draw, the same noise in every batch; nats, original units."""
+        noise = torch.randn(SHAPE, 1, self.latent, generator=torch.Generator().manual_seed(0)).to(self.model.device)
+        values, observed = (torch.from_numpy(array) for array in self.features.transform(table))
+        chunks = zip(self._chunks(values), self._chunks(observed), strict=True)
+        bounds = [objectives.elbo(self.model, *it, self.model.encode(*it), noise).per_row() for it in chunks]
+        return self._joined(bounds, len(table)).astype(np.float64)
 
     @torch.inference_mode()
     def sample(self, rows: int, *, seed: int) -> pa.StructArray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import keys, latents
+from pipeline import drift, keys, latents
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
@@ -27,6 +27,8 @@ from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.spread import actors
 from pipeline.storage import attempt, publish, standing, verify_rows
+from pipeline.training.worker import STORY
+from pipeline.watch import Watch, known
 from vae import checkpoint
 
 
@@ -41,6 +43,8 @@ class Output:
     passthrough: tuple[str, ...]
     reconstruct: bool
     use_gpu: bool
+    watched: int
+    """Rows of the whole, of which some are watched for drift; 0: none is."""
     facts: dict[str, str]
     """Key-value metadata of each file: what the manifest says at length."""
 
@@ -62,10 +66,13 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
             return record(known, new=False)
         latent = Codec.load(registered.model).latent
         with attempt(root(config), run_key) as directory:
-            output = _output(config, registered, directory, run_key)
-            parts = sorted(_encode_all(config, ingested, output, stage), key=lambda part: part.path)
+            output = _output(config, registered, directory, run_key, ingested.rows)
+            units = _encode_all(config, ingested, output, stage)
+            parts = sorted((part for part, _ in units), key=lambda part: part.path)
             verify_rows(ingested.rows, parts, root(config))
-            manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
+            moved = _drift(config, registered, output, [seen for _, seen in units])
+            facts = {"run_key": run_key, "latent": latent, "drift": moved}
+            manifest = {**_manifest(config, registered, ingested), **facts}
             return record(publish(root(config), directory, parts, manifest), new=True)
 
 
@@ -82,6 +89,7 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
         bytes=sum(part["bytes"] for part in facts["files"]),
         latent=facts["latent"],
         model=f"{facts['model']['name']}/{facts['model']['version']}",
+        drift=(facts.get("drift") or {}).get("verdict", ""),
         new=new,
     )
 
@@ -91,7 +99,7 @@ def latest(config: RunConfig) -> Encoded:
     return record(latents.resolve(root(config)))
 
 
-def _output(config: RunConfig, registered: Registered, directory: Path, run_key: str) -> Output:
+def _output(config: RunConfig, registered: Registered, directory: Path, run_key: str, rows: int) -> Output:
     facts = {
         "contract": str(latents.CONTRACT),
         "run_key": run_key,
@@ -106,18 +114,29 @@ def _output(config: RunConfig, registered: Registered, directory: Path, run_key:
         passthrough=tuple(config.role("passthrough")),
         reconstruct=config.encode.reconstruct,
         use_gpu=config.encode.use_gpu,
+        watched=rows if config.drift.watch and known(registered.model) else 0,
         facts={f"latentpipe.{name}": value for name, value in facts.items()},
     )
 
 
-def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[Part]:
+def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[tuple[Part, Any]]:
     paths = [str(path) for path in Snapshot(Path(ingested.snapshot)).files]
-    parts: list[Part] = []
+    units: list[tuple[Part, Any]] = []
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
         for _, facts in actors(UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=output.use_gpu):
-            parts.append(Part(**facts))
-            stage.count(sum(part.rows for part in parts), ingested.rows)
-    return parts
+            units.append((Part(**facts["part"]), facts["watched"]))
+            stage.count(sum(part.rows for part, _ in units), ingested.rows)
+    return units
+
+
+def _drift(config: RunConfig, registered: Registered, output: Output, seen: list[Any]) -> dict[str, Any] | None:
+    """The judgement on all that the workers watched; None where none was, as by a model without training counts."""
+    if not output.watched:
+        return None
+    watch = Watch.load(registered.model, id_column=output.id_column, rows=output.watched).merged(seen)
+    held_out = drift.HeldOut.by(Path(registered.model) / STORY)
+    settings = {"false_alarms": config.drift.false_alarms, "least": config.drift.least}
+    return drift.judge(watch, registered.model, **settings, held_out=held_out).facts()
 
 
 class UnitEncoder:
@@ -132,8 +151,10 @@ class UnitEncoder:
         return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
 
     def __call__(self, path: str) -> dict[str, Any]:
-        """Encode one file; the facts of the file written."""
-        return asdict(self.encode(Path(path)))
+        """Encode one file; the facts of the file written, and of the rows that passed."""
+        self.watch = self._watch()
+        part = asdict(self.encode(Path(path)))
+        return {"part": part, "watched": self.watch and self.watch.facts()}
 
     def encode(self, path: Path) -> Part:
         """Read, encode and write the rows of one file, sorted by id."""
@@ -142,6 +163,10 @@ class UnitEncoder:
         schema = self._schema(table.schema)
         directory = Path(self.output.directory)
         return write(directory, path.name, self._encoded(table, schema), schema=schema, id_column=self.output.id_column)
+
+    def _watch(self) -> Watch | None:
+        output = self.output
+        return Watch.load(output.model, id_column=output.id_column, rows=output.watched) if output.watched else None
 
     def _schema(self, source: pa.Schema) -> pa.Schema:
         output = self.output
@@ -159,6 +184,8 @@ class UnitEncoder:
         if not finite.all():
             row = table.column(output.id_column)[int(finite.argmin())].as_py()
             raise DataError(f"the code of {output.id_column} = {row!r} is not finite; nothing was published")
+        if self.watch is not None:
+            self.watch.add(table, codes.mu, self.codec.elbo)
         columns = {
             output.id_column: table.column(output.id_column),
             "mu": _vectors(codes.mu),

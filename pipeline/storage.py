@@ -27,7 +27,7 @@ from pipeline.snapshots import MANIFEST, Snapshot, directory_name, find, latest,
 
 COMMIT_TRIES = 20
 MAKE_TRIES = 1000
-SECTIONS = {"files": "", "quarantine": "_quarantine", "profile": "_profile"}
+SECTIONS = {"files": "", "quarantine": "_quarantine", "profile": "_profile", "reducer": "_reducer"}
 """Where the files of each of a manifest's lists lie: the data itself, and what readers pass over."""
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 

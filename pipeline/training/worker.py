@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.training import feed, filed, shards
+from pipeline.training import feed, filed, recall, shards
 from pipeline.training.checkpoints import Metrics, Progress
 from pipeline.training.job import ALONE, Job, Place
 from pipeline.training.rows import Table, affordable, binarised, blocks
@@ -89,6 +89,7 @@ def _write(trainer: Trainer, evaluation: Evaluation, rows: dict[str, int]) -> No
     Features.load(directory).save(partial)
     story = {"rows": rows, **trainer.progress.told(), "evaluation": asdict(evaluation)}
     (partial / STORY).write_text(json.dumps(story, indent=1))
+    recall.keep(trainer.job, trainer.model, partial, rows=rows["train"])
     checkpoint.seal(partial)
     shutil.rmtree(directory / "model", ignore_errors=True)
     partial.rename(directory / "model")

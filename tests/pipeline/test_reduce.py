@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import latents, reduce, runfile, storage
+from pipeline.components import Components
 from pipeline.errors import DataError
 from pipeline.parts import write
 from pipeline.records import Encoded
-from pipeline.reduce import Components
 from pipeline.snapshots import Snapshot
 
 Codes = npt.NDArray[np.float32]
@@ -105,23 +105,26 @@ def test_a_latent_of_one_dimension() -> None:
     assert found.apply(codes)[:, 0] == pytest.approx(codes[:, 0] - codes.mean(), abs=1e-5)
 
 
-def encoded(folder: Path, codes: Codes, *, ids: list[Any], files: int = 3) -> Encoded:
+def encoded(
+    folder: Path, codes: Codes, *, ids: list[Any], files: int = 3, key: str = "k", model: str = "m"
+) -> Encoded:
     """Latents published as `encode` publishes them, without a model."""
     latent = codes.shape[1]
     root = folder / "workspace/latents/small"
     schema = latents.schema(id=pa.field("key", pa.string()), latent=latent, recon=None, passthrough=[])
-    with storage.attempt(root, "k") as directory:
+    with storage.attempt(root, key) as directory:
         parts = []
         for number, rows in enumerate(np.array_split(np.arange(len(codes)), files)):
             mu = pa.FixedSizeListArray.from_arrays(pa.array(codes[rows].ravel()), type=latents.vector(latent))
-            names, model = pa.array([ids[i] for i in rows]), pa.array(["1"] * len(rows))
-            batch = pa.RecordBatch.from_arrays([names, mu, mu, model], schema=schema)
+            names, version = pa.array([ids[i] for i in rows]), pa.array(["1"] * len(rows))
+            batch = pa.RecordBatch.from_arrays([names, mu, mu, version], schema=schema)
             parts.append(write(directory, f"part-{number:05d}.parquet", [batch], schema=schema))
-        facts = {"run_key": "k", "contract": latents.CONTRACT, "latent": latent, "id": "key"}
+        made = {"contract": latents.CONTRACT, "latent": latent, "id": "key", "model": {"digest": model}}
+        facts = {"run_key": key, **made}
         snapshot = storage.publish(root, directory, parts, facts)
     return Encoded(
         snapshot=str(snapshot.directory),
-        key="k",
+        key=key,
         digest=snapshot.digest,
         rows=len(codes),
         quarantined=0,
