@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.features import Features
-from vae import checkpoint, objectives
+from pipeline.features.transforms import Observed, Values
+from vae import checkpoint
 from vae.model import VAE
 
 SHAPE: Final = 1024
@@ -35,9 +36,10 @@ class Codes:
 class Codec:
     """A trained model with its fitted preprocessing."""
 
-    def __init__(self, model: VAE, features: Features) -> None:
+    def __init__(self, model: VAE, features: Features, directory: str | Path = "") -> None:
         self.model = model.eval()
         self.features = features
+        self.directory = Path(directory)
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str = "cpu") -> Self:
@@ -46,36 +48,38 @@ class Codec:
             model = checkpoint.load(directory, device=device)
         except checkpoint.CheckpointError as error:
             raise DataError(str(error), cure="fetch the model again: remove its folder and run `encode`") from error
-        return cls(model, Features.load(Path(directory)))
+        return cls(model, Features.load(Path(directory)), directory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
     @property
     def latent(self) -> int:
         """Number of latent dimensions."""
         return self.model.config.network.latent
 
-    @torch.inference_mode()
     def encode(self, table: pa.Table | pa.RecordBatch) -> Codes:
         """The codes of the table's rows, in their order."""
-        values, observed = (torch.from_numpy(array) for array in self.features.transform(table))
-        chunks = zip(self._chunks(values), self._chunks(observed), strict=True)
+        return self.infer(*self.features.transform(table))
+
+    @torch.inference_mode()
+    def infer(self, values: Values, observed: Observed) -> Codes:
+        """The codes of rows `[row, feature]` as the model is given them."""
+        chunks = zip(*(self._chunks(torch.from_numpy(array)) for array in (values, observed)), strict=True)
         posteriors = [self.model.encode(value, seen) for value, seen in chunks]
         mean, logvar = ([getattr(it, part) for it in posteriors] for part in ("mean", "logvar"))
-        return Codes(self._joined(mean, len(table)), self._joined(logvar, len(table)))
+        return Codes(self._joined(mean, len(values)), self._joined(logvar, len(values)))
 
-    @torch.inference_mode()
     def decode(self, z: npt.NDArray[np.float32]) -> pa.StructArray:
         """Reconstructions from codes `[row, latent]`, as the table's own columns."""
-        chunks = [self.model.reconstruct(chunk) for chunk in self._chunks(torch.from_numpy(z))]
-        return self.features.restore(self._joined(chunks, len(z)))
+        return self.features.restore(self.guess(z))
 
     @torch.inference_mode()
-    def elbo(self, table: pa.Table) -> npt.NDArray[np.float64]:
-        """The ELBO of the table's rows by one draw, the same noise in every batch; nats, original units."""
-        noise = torch.randn(SHAPE, 1, self.latent, generator=torch.Generator().manual_seed(0)).to(self.model.device)
-        values, observed = (torch.from_numpy(array) for array in self.features.transform(table))
-        chunks = zip(self._chunks(values), self._chunks(observed), strict=True)
-        bounds = [objectives.elbo(self.model, *it, self.model.encode(*it), noise).per_row() for it in chunks]
-        return self._joined(bounds, len(table)).astype(np.float64)
+    def guess(self, z: npt.NDArray[np.float32]) -> Values:
+        """Reconstructions from codes `[row, latent]`, as model values `[row, feature]`."""
+        return self._joined([self.model.reconstruct(chunk) for chunk in self._chunks(torch.from_numpy(z))], len(z))
 
     @torch.inference_mode()
     def sample(self, rows: int, *, seed: int) -> pa.StructArray:

@@ -34,6 +34,17 @@ ROW_ID = "row_id"
 """Id of a table without one: the running number of the row."""
 RESERVED = ("mu", "logvar", "recon", "model_version")
 """Columns of every latents file; see pipeline.latents."""
+EVIDENCE = {
+    "z": "draws",
+    "elbo": "elbo",
+    "nll": "importance_samples",
+    "elbo_percentile": "percentile",
+    "error_percentile": "percentile",
+    "recon_error": "errors",
+    "worst": "worst",
+    "imputed": "imputed",
+}
+"""Columns by choice, and the settings of [encode] that ask for them; see pipeline.evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +205,20 @@ class Encode:
     """One GPU per actor."""
     reconstruct: bool = True
     """Also write the reconstruction from E[z | x], in the input's names, types and units."""
+    elbo: bool = True
+    """Also write each row's evidence lower bound, nats in original units. Stochastic encoders only."""
+    percentile: bool = True
+    """Also write where the row's ELBO and its total error lie among those of training rows, 0 to 100."""
+    worst: bool = True
+    """Also name the three columns that are reconstructed worst, by error in units of the training rows' usual one."""
+    errors: bool = False
+    """Also write the reconstruction's error in each column, in its own units."""
+    importance_samples: Count = 0
+    """Also write each row's -log p(x) by so many importance samples; 0: not. Stochastic encoders only."""
+    draws: Count = 0
+    """Also write so many posterior draws `z` of each row, drawn by its id; 0: not. Stochastic encoders only."""
+    imputed: Count = 0
+    """Also write what cells that were missing may hold, and how sure that is, by so many posterior draws; 0: not."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -402,6 +427,8 @@ class RunConfig:
         for name in self.role("id", "passthrough"):
             if name in RESERVED:
                 raise ValueError(f"column {name!r}: latents have a column of that name; rename it, or ignore it")
+            if name in EVIDENCE and getattr(self.encode, EVIDENCE[name]):
+                raise ValueError(f"column {name!r}: encode.{EVIDENCE[name]} writes a column of that name; turn it off")
         if ROW_ID in self.columns and self.id_column != ROW_ID:
             raise ValueError(f"column {ROW_ID!r}: give it role = 'id', or declare the column that is the id")
         self.objective.suit(self.model)

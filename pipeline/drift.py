@@ -129,8 +129,7 @@ def judge(
     """What was counted against the counts of the training rows of the model in this directory."""
     if not watch.rows:
         return Drift(rows=0, false_alarms=false_alarms, signals=())
-    training = {name: np.array(counts) for name, counts in expected(model).items()}
-    trials = list(_Bench(watch, training, held_out).trials())
+    trials = list(_Bench(watch, expected(model), held_out).trials())
     chance = np.stack([it.chance for it in trials])
     mean, deviation = chance.mean(1), chance.std(1)
     farthest = ((chance - mean[:, None]) / np.where(deviation > 0, deviation, 1)[:, None]).max(0)
@@ -159,14 +158,15 @@ class _Bench:
 
     def _column(self, feature: Feature) -> Iterator[Trial]:
         ours, theirs = (it[f"inputs/{feature.name}"] / feature.width for it in (self.watch.counts, self.training))
-        apart = 2 if feature.coded else 1
-        seen, known = ours[:-apart], theirs[:-apart]
         if feature.nullable:
             yield self._missing(feature, ours, theirs)
+        seen, known = ours[:-1], theirs[:-1]
         if not seen.sum() or not known.sum():
             return
-        unseen = ours[-2] if feature.coded else seen[0] + seen[-1]
-        yield self._unseen(feature, unseen, ours[:-1].sum(), known)
+        if feature.likelihood == "categorical" and feature.coded:
+            yield self._unseen(feature, seen[0], seen.sum(), int((known[1:] == 1).sum()) + 1, known.sum())
+        elif not feature.coded:
+            yield self._unseen(feature, seen[0] + seen[-1], seen.sum(), 2, known.sum())
         yield self._distance(feature, seen, known)
 
     def _missing(self, feature: Feature, ours: Numbers, theirs: Numbers) -> Trial:
@@ -176,11 +176,10 @@ class _Bench:
             "inputs", feature.name, "missing", value, np.abs(self._shares(share, ours) - self._shares(share, theirs))
         )
 
-    def _unseen(self, feature: Feature, unseen: float, of: float, known: Numbers) -> Trial:
-        """By chance: as many as training has categories of one row (Good 1953), and one; or numbers at the ends."""
-        rare = int((known == 1).sum()) + 1 if feature.coded else 2
-        share = min(rare / (known.sum() + 1), 1.0)
-        return Trial("inputs", feature.name, "unseen", unseen / of, self._shares(share, np.array([of])))
+    def _unseen(self, feature: Feature, unseen: float, of: float, rare: int, known: float) -> Trial:
+        """By chance: as many as training has categories of one row (Good 1953), and one; or numbers at both ends."""
+        chance = self._shares(min(rare / (known + 1), 1.0), np.array([of]))
+        return Trial("inputs", feature.name, "unseen", unseen / of, chance)
 
     def _distance(self, feature: Feature, ours: Numbers, theirs: Numbers) -> Trial:
         excess = shares(ours) - shares(theirs)
@@ -195,11 +194,10 @@ class _Bench:
         """The mean over directions. Chance redraws whole codes, whose projections move together."""
         lines, mu = self.watch.lines, self.watch.reference.mu
         names = [f"codes/{number}" for number in range(len(lines))]
-        noise = (1 / self.rows + 1 / self.training_rows) / len(mu)
-        weights = self.generator.standard_normal((DRAWS, len(mu))) * np.sqrt(noise)
+        weights = self.generator.standard_normal((DRAWS, len(mu))) * np.sqrt((1 / self.rows + 1 / len(mu)) / len(mu))
         weights -= weights.mean(1, keepdims=True)
         value, chance, spread = 0.0, np.zeros(DRAWS), sum(line.spread for line in lines)
-        for name, line, along in zip(names, lines, (mu @ self.watch.directions).T, strict=True):
+        for name, line, along in zip(names, lines, self.watch.projected(mu), strict=True):
             excess = shares(self.watch.counts[name]) - shares(self.training[name])
             value += float(line.wasserstein(excess)) * line.spread / spread
             chance += line.wasserstein(line.gather(weights, along)) * line.spread / spread
@@ -209,7 +207,8 @@ class _Bench:
         """How far the mean fell, beyond what rows cost that were not trained on."""
         line, ours, theirs = self.watch.elbo, self.watch.counts["fit"], self.training["fit"]
         value = float(line.fall(shares(ours) - shares(theirs)))
-        chance = line.fall(bridges(shares(theirs), 1 / ours.sum() + 1 / theirs.sum(), DRAWS, self.generator))
+        noise = 1 / self.rows + 1 / self.training_rows
+        chance = line.fall(bridges(shares(theirs), noise, DRAWS, self.generator))
         if self.held_out is not None:
             value -= min(max((line.quantiles.mean() - self.held_out.elbo) / line.spread, 0.0), 1.0)
             chance = chance + self.generator.standard_normal(DRAWS) * line.quantiles.std() / (

@@ -18,8 +18,9 @@ import pyarrow as pa
 from pipeline import drift, keys, latents
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
-from pipeline.config import RunConfig
+from pipeline.config import Encode, RunConfig
 from pipeline.errors import DataError
+from pipeline.evidence import Evidence
 from pipeline.parts import Part, opened, write
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
@@ -41,8 +42,7 @@ class Output:
     model_name: str
     id_column: str
     passthrough: tuple[str, ...]
-    reconstruct: bool
-    use_gpu: bool
+    settings: Encode
     watched: int
     """Rows of the whole, of which some are watched for drift; 0: none is."""
     facts: dict[str, str]
@@ -64,14 +64,15 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
         if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
-        latent = Codec.load(registered.model).latent
+        codec = Codec.load(registered.model)
+        Evidence(codec, config.encode)  # a model that cannot give it is found before any work is done
         with attempt(root(config), run_key) as directory:
             output = _output(config, registered, directory, run_key, ingested.rows)
             units = _encode_all(config, ingested, output, stage)
             parts = sorted((part for part, _ in units), key=lambda part: part.path)
             verify_rows(ingested.rows, parts, root(config))
             moved = _drift(config, registered, output, [seen for _, seen in units])
-            facts = {"run_key": run_key, "latent": latent, "drift": moved}
+            facts = {"run_key": run_key, "latent": codec.latent, "drift": moved}
             manifest = {**_manifest(config, registered, ingested), **facts}
             return record(publish(root(config), directory, parts, manifest), new=True)
 
@@ -112,8 +113,7 @@ def _output(config: RunConfig, registered: Registered, directory: Path, run_key:
         model_name=f"{registered.name}/{registered.version}",
         id_column=config.id_column,
         passthrough=tuple(config.role("passthrough")),
-        reconstruct=config.encode.reconstruct,
-        use_gpu=config.encode.use_gpu,
+        settings=config.encode,
         watched=rows if config.drift.watch and known(registered.model) else 0,
         facts={f"latentpipe.{name}": value for name, value in facts.items()},
     )
@@ -123,7 +123,9 @@ def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: St
     paths = [str(path) for path in Snapshot(Path(ingested.snapshot)).files]
     units: list[tuple[Part, Any]] = []
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
-        for _, facts in actors(UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=output.use_gpu):
+        for _, facts in actors(
+            UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=config.encode.use_gpu
+        ):
             units.append((Part(**facts["part"]), facts["watched"]))
             stage.count(sum(part.rows for part, _ in units), ingested.rows)
     return units
@@ -133,9 +135,9 @@ def _drift(config: RunConfig, registered: Registered, output: Output, seen: list
     """The judgement on all that the workers watched; None where none was, as by a model without training counts."""
     if not output.watched:
         return None
-    watch = Watch.load(registered.model, id_column=output.id_column, rows=output.watched).merged(seen)
-    held_out = drift.HeldOut.by(Path(registered.model) / STORY)
+    watch = Watch.load(registered.model, rows=output.watched).merged(seen)
     settings = {"false_alarms": config.drift.false_alarms, "least": config.drift.least}
+    held_out = drift.HeldOut.by(Path(registered.model) / STORY)
     return drift.judge(watch, registered.model, **settings, held_out=held_out).facts()
 
 
@@ -148,11 +150,17 @@ class UnitEncoder:
     @cached_property
     def codec(self) -> Codec:
         """The model, loaded with the first unit: an error in it is then the unit's, and has a name."""
-        return Codec.load(self.output.model, device="cuda" if self.output.use_gpu else "cpu")
+        return Codec.load(self.output.model, device="cuda" if self.output.settings.use_gpu else "cpu")
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What is written beside the codes."""
+        return Evidence(self.codec, self.output.settings)
 
     def __call__(self, path: str) -> dict[str, Any]:
         """Encode one file; the facts of the file written, and of the rows that passed."""
-        self.watch = self._watch()
+        output = self.output
+        self.watch = Watch.load(output.model, rows=output.watched) if output.watched else None
         part = asdict(self.encode(Path(path)))
         return {"part": part, "watched": self.watch and self.watch.facts()}
 
@@ -164,37 +172,39 @@ class UnitEncoder:
         directory = Path(self.output.directory)
         return write(directory, path.name, self._encoded(table, schema), schema=schema, id_column=self.output.id_column)
 
-    def _watch(self) -> Watch | None:
-        output = self.output
-        return Watch.load(output.model, id_column=output.id_column, rows=output.watched) if output.watched else None
-
     def _schema(self, source: pa.Schema) -> pa.Schema:
         output = self.output
         schema = latents.schema(
             id=source.field(output.id_column),
             latent=self.codec.latent,
-            recon=self.codec.features.struct() if output.reconstruct else None,
+            recon=self.codec.features.struct() if output.settings.reconstruct else None,
+            evidence=self.evidence.fields(),
             passthrough=[source.field(name) for name in output.passthrough],
         )
         return schema.with_metadata(output.facts)
 
     def _encoded(self, table: pa.Table, schema: pa.Schema) -> list[pa.RecordBatch]:
-        codes, output = self.codec.encode(table), self.output
+        codec, output = self.codec, self.output
+        values, observed = codec.features.transform(table)
+        codes = codec.infer(values, observed)
         finite = np.isfinite(codes.mu).all(axis=1) & np.isfinite(codes.logvar).all(axis=1)
         if not finite.all():
             row = table.column(output.id_column)[int(finite.argmin())].as_py()
             raise DataError(f"the code of {output.id_column} = {row!r} is not finite; nothing was published")
-        if self.watch is not None:
-            self.watch.add(table, codes.mu, self.codec.elbo)
+        ids = table.column(output.id_column)
+        guess = codec.guess(codes.mu) if output.settings.reconstruct else None
         columns = {
-            output.id_column: table.column(output.id_column),
+            output.id_column: ids,
             "mu": _vectors(codes.mu),
             "logvar": _vectors(codes.logvar),
             "model_version": pa.repeat(output.model_name, len(table)),
             **{name: table.column(name) for name in output.passthrough},
         }
-        if output.reconstruct:
-            columns["recon"] = self.codec.decode(codes.mu)
+        if guess is not None:
+            columns["recon"] = codec.features.restore(guess)
+        columns |= self.evidence.columns(table, ids, values, observed, codes, guess=guess)
+        if self.watch is not None:
+            self.watch.add(ids, values, observed, codes.mu, columns.get("elbo"))
         batches: list[pa.RecordBatch] = pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
         return batches
 

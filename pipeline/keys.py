@@ -21,6 +21,8 @@ FREE: Final = ("uri", "query", "validation", "test", "follow_symlinks", "max_col
 """Settings of [data] that decide nothing about what a row becomes."""
 FREE_OF_TRAINING: Final = ("use_gpu", "max_restarts", "memory_mb", "cpus_per_worker", "checkpoint_s", "compile")
 """Settings of [train] that decide nothing, or nothing but the last bits, of the model."""
+FREE_OF_LATENTS: Final = ("alias", "num_workers", "use_gpu")
+"""Settings of [encode] that decide nothing, or nothing but the last bits, of what is written."""
 RULES: Final = (
     *("type", "role", "nullable", "optional", "range", "categories", "levels", "order", "binarise", "secret", "unit"),
 )
@@ -67,8 +69,9 @@ def tuning(config: RunConfig, content: str) -> str:
 
 def latents(config: RunConfig, *, content: str, model_digest: str) -> str:
     """Of latent codes: the dataset's content, the model, and what is written beside the codes."""
+    output = {name: value for name, value in config.to_dict()["encode"].items() if name not in FREE_OF_LATENTS}
     watched = config.to_dict()["drift"]
-    return _key("latents", dataset=content, model=model_digest, reconstruct=config.encode.reconstruct, drift=watched)
+    return _key("latents", dataset=content, model=model_digest, output=output, drift=watched)
 
 
 def reduced(latents_key: str, *, fitted_on: str, settings: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ Three lines for a reader:
 
 A snapshot is complete, so any Parquet reader over `v000001/*.parquet` sees the same rows. The files' columns: the id,
 `mu` and `logvar` (fixed_size_list<float not null>[d], never null, never NaN), `recon` (a struct in the input's own
-names, types and units; optional), `model_version`, and the passthrough columns.
+names, types and units; optional), the evidence that was asked for (`pipeline.evidence`), `model_version`, and the
+passthrough columns.
 """
 
 from __future__ import annotations
@@ -31,13 +32,21 @@ def vector(latent: int) -> pa.DataType:
     return pa.list_(pa.field("element", pa.float32(), nullable=False), latent)
 
 
-def schema(*, id: pa.Field, latent: int, recon: pa.DataType | None, passthrough: Sequence[pa.Field]) -> pa.Schema:
+def schema(
+    *,
+    id: pa.Field,
+    latent: int,
+    recon: pa.DataType | None,
+    passthrough: Sequence[pa.Field],
+    evidence: Sequence[pa.Field] = (),
+) -> pa.Schema:
     """The columns of a latents file."""
     fields = [
         id.with_nullable(False),
         pa.field("mu", vector(latent), nullable=False),
         pa.field("logvar", vector(latent), nullable=False),
         *([pa.field("recon", recon, nullable=False)] if recon is not None else []),
+        *evidence,
         pa.field("model_version", pa.string(), nullable=False),
         *passthrough,
     ]

@@ -2,9 +2,9 @@
 
 umap-learn (extra `umap`) lays out the sample. What is kept of it is the sample's codes and their coordinates, as
 numbers: umap-learn's own state is a pickle. Every code is then placed by its neighbours in the sample: the mean of
-their coordinates by UMAP's membership strengths. That is how umap-learn's `transform` begins; its optimisation of the new
-points, which makes the place of one depend on the others of its batch, is left out. So a code has one place whatever
-else is placed, a sample's code its own, and to apply takes no umap-learn.
+their coordinates by UMAP's membership strengths. That is how umap-learn's `transform` begins; its optimisation of the
+new points, which makes the place of one depend on the others of its batch, is left out. So a code has one place
+whatever else is placed, a sample's code its own, and to apply takes no umap-learn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What a model was trained on, in small: quantiles and shares of its training rows, and some of their codes.
+"""What training rows look like to their model: the yardstick for a row's percentiles, and for drift.
 
-Sealed with the model as `reference.json` and `reference.safetensors`; what is encoded later is compared with it.
+Measured once, at the end of training, on training rows evenly spread over the split; sealed with the model. Numbers lie
+in `reference.safetensors`, marginals of the table's columns in `reference.json`.
 """
 
 from __future__ import annotations
@@ -9,113 +10,175 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
+from pipeline import draws
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features
-from pipeline.features.doubles import comparable, elements, to_doubles
+from vae.config import CATEGORIES
+from vae.evidence import Witness
+from vae.model import VAE
 
-FILE: Final = "reference"
+FACTS, NUMBERS = "reference.json", "reference.safetensors"
+FORMAT: Final = 1
 ROWS: Final = 65_536
-"""Training rows looked at, at most, evenly spread."""
+"""Training rows that are measured, at most."""
+CELLS: Final = 1 << 24
+"""Model values that are in memory at a time, at most: of a wide table fewer rows are measured."""
 CODES: Final = 2_048
-"""Codes kept, at most."""
-LEVELS: Final = np.linspace(0, 1, 101)
-FINE_LEVELS: Final = np.linspace(0, 1, 1001)
-Numbers = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.float32]
+"""Rows whose codes are kept, at most."""
+STEPS: Final = np.linspace(0, 1, 1001)
+"""Shares at which a figure's quantiles are kept."""
+COLUMN_STEPS: Final = np.linspace(0, 1, 101)
+"""Shares at which a column's quantiles are kept."""
+ELBO_DRAWS: Final = 1
+"""Pairs of opposite posterior draws, z = mean + std e and mean - std e, behind the ELBO of a row."""
+BATCH: Final = 1_024
+Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Marginal:
-    """One column of the training rows."""
+    """One column over the measured rows, all elements of a vector alike."""
 
     missing: float
-    """Share of its cells."""
+    """Share of the cells that are missing to the model."""
     quantiles: tuple[float, ...] = ()
-    """Of its numbers at LEVELS, in its units; of a time in seconds, of a date in days. Empty: of categories."""
-    categories: tuple[Any, ...] = ()
+    """Of numbers, at the shares 0, 0.01, ..., 1, in the column's own units; empty if all are missing."""
     shares: tuple[float, ...] = ()
-    """Of its cells that are not missing, by category."""
+    """Of the cells there, by code: `Feature.categories`, after those never seen (0) if it is a categorical."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reference:
-    """The training rows, as far as later rows are compared with them."""
+    """The measured rows in figures."""
 
     rows: int
-    elbo: Numbers | None
-    """Quantiles of the rows' ELBO at FINE_LEVELS, nats; None if the encoder is deterministic."""
-    mu: Codes
-    """`[<= CODES, latent]`."""
+    elbo: Doubles | None
+    """Quantiles `[1001]` of the rows' ELBO, nats in original units; None of a deterministic encoder."""
+    error: Doubles
+    """Quantiles `[column, 1001]` of the error, in original units, 0 or 1 of a code; NaN of a column never observed."""
+    usual_error: Doubles
+    """`[column]`: root mean square of the error, in which one more row is as far off as a guess of the mean."""
+    total_error: Doubles
+    """Quantiles `[1001]` of a row's total error (see `total`)."""
+    mu: npt.NDArray[np.float32]
+    """Posterior means `[row, latent]` of some of the rows, evenly spread, 2,048 at most."""
     columns: dict[str, Marginal]
-
-    @classmethod
-    def of(cls, features: Features, table: pa.Table, mu: Codes, elbo: Numbers | None) -> Self:
-        """Of some rows, their codes and their ELBO."""
-        kept = np.linspace(0, len(mu) - 1, min(CODES, len(mu))).astype(np.int64)
-        return cls(
-            rows=len(table),
-            elbo=None if elbo is None else np.quantile(elbo, FINE_LEVELS),
-            mu=mu[kept],
-            columns={it.name: _marginal(it, table.column(it.name)) for it in features.columns},
-        )
+    """By name, in the order of `error`: the model's."""
 
     def save(self, directory: Path) -> None:
         """Write both files."""
-        plain = {"rows": self.rows, "columns": {name: asdict(it) for name, it in self.columns.items()}}
-        (directory / f"{FILE}.json").write_text(json.dumps(plain, indent=1))
-        tensors = {"mu": self.mu} if self.elbo is None else {"mu": self.mu, "elbo": self.elbo}
-        save_file(tensors, directory / f"{FILE}.safetensors")
+        numbers = {name: it for name, it in vars(self).items() if isinstance(it, np.ndarray)}
+        save_file({name: np.ascontiguousarray(it) for name, it in numbers.items()}, directory / NUMBERS)
+        columns = {name: asdict(it) for name, it in self.columns.items()}
+        facts = {"format": FORMAT, "rows": self.rows, "columns": columns}
+        (directory / FACTS).write_text(json.dumps(facts, indent=1))
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """From a sealed model directory. Raises DataError if the model is older than references are."""
-        try:
-            plain = json.loads((Path(directory) / f"{FILE}.json").read_text())
-            tensors = load_file(Path(directory) / f"{FILE}.safetensors")
-        except FileNotFoundError as error:
-            raise DataError("the model has no reference", str(directory), "train it again") from error
-        columns = {name: Marginal(**_frozen(it)) for name, it in plain["columns"].items()}
-        return cls(rows=plain["rows"], elbo=tensors.get("elbo"), mu=tensors["mu"], columns=columns)
+        """From a model's directory. Raises DataError if the model has none, or one of another format."""
+        path = Path(directory) / FACTS
+        if not path.is_file():
+            raise DataError("the model was trained before models had a reference", str(path), "train it again")
+        facts = json.loads(path.read_text())
+        if facts["format"] != FORMAT:
+            raise DataError(f"format {facts['format']}, not {FORMAT}", str(path), "train the model again")
+        columns = {
+            name: Marginal(it["missing"], tuple(it["quantiles"]), tuple(it["shares"]))
+            for name, it in facts["columns"].items()
+        }
+        return cls(**{"rows": facts["rows"], "columns": columns, "elbo": None, **load_file(path.with_name(NUMBERS))})
+
+    def standardised(self, errors: Doubles) -> Doubles:
+        """Errors `[row, column]` in units of the usual one: the scale on which columns compare."""
+        return errors / self.usual_error
+
+    def total(self, errors: Doubles) -> Doubles:
+        """Root mean square of the standardised errors `[row, column]` over the columns observed; NaN if none is."""
+        return _total(self.standardised(errors))
 
 
-def spread_evenly(rows: int, wanted: int = ROWS) -> Callable[[int, int], npt.NDArray[np.int64]]:
-    """Which of the rows start..stop are among `wanted` that are evenly spread over `rows`."""
-    chosen = np.unique(np.linspace(0, rows - 1, min(rows, wanted)).astype(np.int64))
-    return lambda start, stop: chosen[slice(*np.searchsorted(chosen, (start, stop)))] - start
+def percentile(quantiles: Doubles, figures: Doubles) -> Doubles:
+    """Percentage of the measured rows below each figure, and half of those equal to it; NaN stays."""
+    low, high = (np.searchsorted(quantiles, figures, side=side) for side in ("left", "right"))
+    return np.where(np.isnan(figures), np.nan, 50 * (low + high) / len(quantiles))
 
 
-def codes_of(feature: Feature, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Number of each cell's category; -1 for one never seen, -2 for a missing cell."""
-    cells = elements(column.combine_chunks(), feature.width)
-    known = comparable(cells)
-    index = pc.index_in(known, pa.array(feature.categories, known.type)).fill_null(-1)
-    return np.where(pc.is_valid(cells).to_numpy(zero_copy_only=False), index.to_numpy(zero_copy_only=False), -2)
+def paired(noise: Tensor) -> Tensor:
+    """Draws `[row, draw, latent]` and their opposites: what is odd in them cancels in a mean."""
+    return torch.cat([noise, -noise], dim=1)
 
 
-def numbers_of(feature: Feature, column: pa.ChunkedArray) -> Numbers:
-    """Its elements in its units; NaN where missing."""
-    return to_doubles(elements(column.combine_chunks(), feature.width))
+@torch.inference_mode()
+def measure(model: VAE, features: Features, take: Callable[[Tensor], tuple[Tensor, Tensor]], *, rows: int) -> Reference:
+    """Of the `rows` training rows that `take` gives by their numbers, as values and observed on the model's device."""
+    witness, count = Witness(model), max(1, min(rows, ROWS, CELLS // features.width))
+    numbers = torch.arange(count) * rows // count
+    kept = set((np.arange(min(count, CODES)) * count // min(count, CODES)).tolist())
+    elbo, errors, codes, cells = list[Tensor](), list[Tensor](), list[Tensor](), list[tuple[Tensor, Tensor]]()
+    for place in torch.arange(count).split(BATCH):
+        values, observed = take(numbers[place])
+        posterior = model.encode(values, observed)
+        errors.append(witness.errors(values, observed, model.reconstruct(posterior.mean)).cpu())
+        codes.append(posterior.mean[[it in kept for it in place.tolist()]].cpu())
+        cells.append((values.cpu(), observed.cpu()))
+        if model.stochastic:
+            noise = draws.normal(numbers[place].numpy().astype(np.uint64), range(ELBO_DRAWS), latent=codes[0].shape[1])
+            pairs = paired(torch.from_numpy(noise).to(values))
+            elbo.append(witness.elbo(values, observed, posterior, pairs).cpu())
+    found = torch.cat(errors).numpy()
+    usual = _usual(features, found)
+    return Reference(
+        rows=count,
+        elbo=np.quantile(torch.cat(elbo).numpy(), STEPS) if elbo else None,
+        error=np.stack([_quantiles(column) for column in found.T]),
+        usual_error=usual,
+        total_error=_quantiles(_total(found / usual)),
+        mu=torch.cat(codes).numpy().astype(np.float32),
+        columns=_marginals(features, *(torch.cat(parts).numpy() for parts in zip(*cells, strict=True))),
+    )
 
 
-def _marginal(feature: Feature, column: pa.ChunkedArray) -> Marginal:
+def _total(standardised: Doubles) -> Doubles:
+    seen = ~np.isnan(standardised)
+    squares = np.where(seen, standardised, 0) ** 2
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(squares.sum(1) / seen.sum(1))
+
+
+def _usual(features: Features, errors: Doubles) -> Doubles:
+    far = np.array([1.0 if it.likelihood in CATEGORIES else it.deviation or 1.0 for it in features.layout])
+    squares = np.where(np.isnan(errors), 0, errors / far) ** 2
+    return far * np.sqrt((squares.sum(0) + 1) / ((~np.isnan(errors)).sum(0) + 1))
+
+
+def _quantiles(figures: Doubles) -> Doubles:
+    seen = figures[~np.isnan(figures)]
+    return np.quantile(seen, STEPS) if len(seen) else np.full(len(STEPS), np.nan)
+
+
+def _marginals(
+    features: Features, values: npt.NDArray[np.float32], observed: npt.NDArray[np.bool_]
+) -> dict[str, Marginal]:
+    edges = np.cumsum([feature.width for feature in features.layout])[:-1]
+    parts = zip(features.layout, np.split(values, edges, axis=1), np.split(observed, edges, axis=1), strict=True)
+    return {feature.name: _marginal(feature, value[seen], seen) for feature, value, seen in parts}
+
+
+def _marginal(feature: Feature, cells: npt.NDArray[np.float32], seen: npt.NDArray[np.bool_]) -> Marginal:
+    missing = float((~seen).mean())
     if feature.coded:
-        codes = codes_of(feature, column)
-        counts = np.bincount(codes[codes >= 0], minlength=len(feature.categories))
-        shares = tuple((counts / max(counts.sum(), 1)).tolist())
-        return Marginal(missing=float((codes == -2).mean()), categories=feature.categories, shares=shares)
-    numbers = numbers_of(feature, column)
-    seen = numbers[~np.isnan(numbers)]
-    quantiles = tuple(np.quantile(seen, LEVELS).tolist()) if len(seen) else ()
-    return Marginal(missing=float(np.isnan(numbers).mean()), quantiles=quantiles)
-
-
-def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        codes = len(feature.categories) + (feature.likelihood == "categorical")
+        counts = np.bincount(cells.astype(np.int64), minlength=codes)
+        return Marginal(missing, shares=tuple((counts / max(counts.sum(), 1)).tolist()))
+    if not len(cells):
+        return Marginal(missing)
+    quantiles = np.quantile(feature.units(cells.astype(np.float64)), COLUMN_STEPS)
+    return Marginal(missing, quantiles=tuple(quantiles.tolist()))

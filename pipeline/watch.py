@@ -1,13 +1,13 @@
 """What passes an encode, counted: rows in cells that the training rows define, so that what workers count adds up.
 
 A share of the rows, chosen by a hash of their ids, is counted: the inputs column by column, the codes on fixed random
-directions, the ELBO. `drift` judges the counts.
+directions, the ELBO. The training rows' own counts lie beside the model; `drift` judges the one by the other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from pipeline.distances import Counts, Line, Numbers
 from pipeline.errors import DataError
 from pipeline.features import Feature, Features
-from pipeline.reference import Codes, Reference, codes_of, numbers_of
+from pipeline.features.transforms import Observed, Values
+from pipeline.reference import Reference
 
 FILE: Final = "drift.json"
 """Beside the model: the training rows' own counts."""
@@ -29,37 +32,48 @@ WATCHED: Final = 65_536
 DIRECTIONS: Final = 32
 COARSE: Final = 32
 """Spaces between the quantiles of codes on a direction."""
+BATCH: Final = 4_096
+Codes = npt.NDArray[np.float32]
 Facts = dict[str, Any]
-Score = Callable[[pa.Table], Numbers]
 
 
 class Watch:
     """Counts rows as they are encoded: each worker one, merged by the driver."""
 
-    def __init__(self, reference: Reference, features: Features, *, id_column: str = "", share: float = 1.0) -> None:
-        self.features, self.reference, self.id_column, self.share = features, reference, id_column, share
+    def __init__(self, reference: Reference, features: Features, *, share: float = 1.0) -> None:
+        self.features, self.reference, self.share = features, reference, share
         self.counts: dict[str, Counts] = {"rows": np.zeros(1, dtype=np.int64)}
 
     @classmethod
-    def load(cls, model: str | Path, *, id_column: str, rows: int) -> Self:
+    def load(cls, model: str | Path, *, rows: int) -> Self:
         """For an encode of so many rows by the model in a sealed directory. Raises DataError if it has no reference."""
-        share = min(1.0, WATCHED / max(rows, 1))
-        return cls(Reference.load(model), Features.load(Path(model)), id_column=id_column, share=share)
+        return cls(Reference.load(model), Features.load(Path(model)), share=min(1.0, WATCHED / max(rows, 1)))
 
-    def add(self, table: pa.Table, mu: Codes, score: Score | None = None) -> None:
-        """Some rows and their codes `[row, latent]`; `score` gives the ELBO of those that are watched."""
-        if self.share < 1:
-            kept = np.flatnonzero(hashes(table.column(self.id_column)) < np.uint64(self.share * 2.0**64))
-            table, mu = table.take(pa.array(kept)), mu[kept]
-        if not len(table):
-            return
-        self._add("rows", np.array([len(table)]))
-        for feature in self.features.columns:
-            self._add(f"inputs/{feature.name}", self._count(feature, table.column(feature.name)))
-        for number, (line, along) in enumerate(zip(self.lines, (mu @ self.directions).T, strict=True)):
-            self._add(f"codes/{number}", line.count(along.astype(np.float64)))
-        if self.reference.elbo is not None and score is not None:
-            self._add("fit", self.elbo.count(score(table)))
+    def add(self, ids: pa.ChunkedArray, values: Values, observed: Observed, mu: Codes, elbo: Any = None) -> None:
+        """Some rows, as the model is given them, their codes `[row, latent]` and, if they have one, their ELBO."""
+        kept = slice(None) if self.share >= 1 else hashes(ids) < np.uint64(self.share * 2.0**64)
+        bound = None if elbo is None else np.asarray(elbo, dtype=np.float64)[kept]
+        self._add("rows", np.array([len(values[kept])]))
+        self.add_inputs(values[kept], observed[kept])
+        self.add_codes(mu[kept])
+        if self.reference.elbo is not None and bound is not None:
+            self.add_fit(bound)
+
+    def add_inputs(self, values: Values, observed: Observed) -> None:
+        """Count each column."""
+        edges = np.cumsum([feature.width for feature in self.features.layout])[:-1]
+        parts = zip(self.features.layout, *(np.split(it, edges, axis=1) for it in (values, observed)), strict=True)
+        for feature, cells, seen in parts:
+            self._add(f"inputs/{feature.name}", self._count(feature, cells[seen], missing=int((~seen).sum())))
+
+    def add_codes(self, mu: Codes) -> None:
+        """Count the codes on each direction."""
+        for number, (line, along) in enumerate(zip(self.lines, self.projected(mu), strict=True)):
+            self._add(f"codes/{number}", line.count(along))
+
+    def add_fit(self, elbo: Numbers) -> None:
+        """Count the ELBO."""
+        self._add("fit", self.elbo.count(elbo))
 
     def facts(self) -> Facts:
         """What was counted, plain and JSON-able."""
@@ -77,18 +91,16 @@ class Watch:
         """Counted so far."""
         return int(self.counts["rows"][0])
 
-    @cached_property
-    def directions(self) -> npt.NDArray[np.float32]:
-        """`[latent, DIRECTIONS]` unit vectors, the same for ever."""
-        drawn = np.random.default_rng(0).standard_normal((self.reference.mu.shape[1], DIRECTIONS))
-        return (drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)
+    def projected(self, mu: Codes) -> Iterator[Numbers]:
+        """Codes along each direction: unit vectors, the same for ever."""
+        drawn = np.random.default_rng(0).standard_normal((mu.shape[1], DIRECTIONS))
+        return iter((mu.astype(np.float64) @ (drawn / np.linalg.norm(drawn, axis=0))).T)
 
     @cached_property
     def lines(self) -> list[Line]:
         """The cells of codes on each direction."""
         levels = np.linspace(0, 1, COARSE + 1)
-        projected = (self.reference.mu @ self.directions).astype(np.float64)
-        return [Line(it) for it in np.quantile(projected, levels, axis=0).T]
+        return [Line(np.quantile(it, levels)) for it in self.projected(self.reference.mu)]
 
     @cached_property
     def elbo(self) -> Line:
@@ -98,22 +110,25 @@ class Watch:
 
     @cached_property
     def columns(self) -> dict[str, Line]:
-        """The cells of each column of numbers."""
-        known = self.reference.columns
+        """The cells of each column of numbers, in its units."""
         plain = (it.name for it in self.features.columns if not it.coded)
-        return {name: Line(np.array(known[name].quantiles or (0.0,))) for name in plain}
+        return {name: Line(np.array(self.reference.columns[name].quantiles or (0.0,))) for name in plain}
 
-    def _count(self, feature: Feature, column: pa.ChunkedArray) -> Counts:
-        """In its cells, and last the missing ones; of categories those never seen just before."""
+    def _count(self, feature: Feature, cells: Values, *, missing: int) -> Counts:
+        """In each cell, or of each code - of a categorical first those never seen in training -, and last the missing."""
         if feature.coded:
-            codes, known = codes_of(feature, column), len(feature.categories)
-            return np.bincount(np.where(codes < 0, known - 1 - codes, codes), minlength=known + 2)
-        numbers = numbers_of(feature, column)
-        seen = numbers[~np.isnan(numbers)]
-        return np.append(self.columns[feature.name].count(seen), len(numbers) - len(seen))
+            counts = np.bincount(cells.astype(np.int64), minlength=codes(feature))
+        else:
+            counts = self.columns[feature.name].count(feature.units(cells.astype(np.float64)))
+        return np.append(counts, missing)
 
     def _add(self, name: str, counts: Counts) -> None:
         self.counts[name] = counts + self.counts.get(name, 0)
+
+
+def codes(feature: Feature) -> int:
+    """How many codes a column of categories has."""
+    return len(feature.categories) + (feature.likelihood == "categorical")
 
 
 def hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
@@ -122,10 +137,18 @@ def hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return hashed
 
 
-def save_expected(model: Path, table: pa.Table, mu: Codes, elbo: Numbers | None) -> None:
-    """Write the counts of the rows that the reference was made of beside it and the model."""
-    watch = Watch(Reference.load(model), Features.load(model))
-    watch.add(table, mu, None if elbo is None else lambda _: elbo)
+def save_expected(
+    features: Features, reference: Reference, take: Callable[[Tensor], tuple[Tensor, Tensor]], *, rows: int, model: Path
+) -> None:
+    """Write the counts of the rows that the reference was made of, which `take` gives by their numbers, into `model`."""
+    watch = Watch(reference, features)
+    watch._add("rows", np.array([reference.rows]))
+    for numbers in (torch.arange(reference.rows) * rows // reference.rows).split(BATCH):
+        values, observed = take(numbers)
+        watch.add_inputs(values.cpu().numpy(), observed.cpu().numpy())
+    watch.add_codes(reference.mu)
+    if reference.elbo is not None:
+        watch.add_fit(reference.elbo)
     (model / FILE).write_text(json.dumps(watch.facts()))
 
 
@@ -134,10 +157,10 @@ def known(model: str | Path) -> bool:
     return (Path(model) / FILE).is_file()
 
 
-def expected(model: str | Path) -> Facts:
+def expected(model: str | Path) -> dict[str, Counts]:
     """The training rows' counts. Raises DataError if the model is older than they are."""
     try:
-        facts: Facts = json.loads((Path(model) / FILE).read_text())
+        facts = json.loads((Path(model) / FILE).read_text())
     except FileNotFoundError as error:
         raise DataError(f"the model has no {FILE}", str(model), "train it again") from error
-    return facts
+    return {name: np.array(counts) for name, counts in facts.items()}

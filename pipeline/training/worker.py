@@ -12,9 +12,10 @@ from typing import Final
 import torch
 from torch import nn
 
+from pipeline import reference, watch
 from pipeline.errors import DataError
 from pipeline.features import Features
-from pipeline.training import feed, filed, recall, shards
+from pipeline.training import feed, filed, shards
 from pipeline.training.checkpoints import Metrics, Progress
 from pipeline.training.job import ALONE, Job, Place
 from pipeline.training.rows import Table, affordable, binarised, blocks
@@ -65,7 +66,7 @@ def _finish(trainer: Trainer, splits: dict[int, Table]) -> Evaluation:
         test = trainer.held_out[shards.TEST]
         evaluation = _rivalled(trainer, evaluation, train, test)
         evaluation = evaluate.examined(model, evaluation, *test.take(slice(INFORMED)), objective=job.objective)
-        _write(trainer, evaluation, {name: len(splits[split]) for name, split in shards.SPLITS.items()})
+        _write(trainer, evaluation, splits)
         filed.discard(job)
     return evaluation
 
@@ -80,16 +81,20 @@ def _rivalled(trainer: Trainer, evaluation: Evaluation, train: Table, test: Tabl
     return replace(evaluation, rival_nll=nll, rival=name)
 
 
-def _write(trainer: Trainer, evaluation: Evaluation, rows: dict[str, int]) -> None:
-    """The model, its features and its story, sealed."""
+def _write(trainer: Trainer, evaluation: Evaluation, splits: dict[int, Table]) -> None:
+    """The model, its features, its reference and its story, sealed."""
     directory = trainer.job.path
     partial = directory / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     checkpoint.save(trainer.model, partial)
-    Features.load(directory).save(partial)
+    features, train = Features.load(directory), splits[shards.TRAIN]
+    features.save(partial)
+    measured = reference.measure(trainer.model, features, train.take, rows=len(train))
+    measured.save(partial)
+    watch.save_expected(features, measured, train.take, rows=len(train), model=partial)
+    rows = {name: len(splits[split]) for name, split in shards.SPLITS.items()}
     story = {"rows": rows, **trainer.progress.told(), "evaluation": asdict(evaluation)}
     (partial / STORY).write_text(json.dumps(story, indent=1))
-    recall.keep(trainer.job, trainer.model, partial, rows=rows["train"])
     checkpoint.seal(partial)
     shutil.rmtree(directory / "model", ignore_errors=True)
     partial.rename(directory / "model")

@@ -37,6 +37,9 @@ class Bernoulli(Likelihood, name="bernoulli"):
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()
 
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return (outputs.sigmoid() * (-outputs).sigmoid()).sqrt()
+
     def mode(self, outputs: Tensor) -> Tensor:
         return (outputs > 0).to(outputs.dtype)
 
@@ -88,6 +91,9 @@ class Categorical(Likelihood, name="categorical"):
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.mode(outputs)
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return outputs.new_full((len(outputs), self.features), math.nan)
 
     def mode(self, outputs: Tensor) -> Tensor:
         return self._argmax(outputs + self.unknown)
@@ -171,6 +177,12 @@ class Ordinal(Likelihood, name="ordinal"):
     def mean(self, outputs: Tensor) -> Tensor:
         """The mean rank."""
         return ((-self._upward(outputs)).sigmoid() * self._own()).sum(2)
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        """Of the rank, by E[X^2] = sum_k (2k + 1) P(X > k)."""
+        above = (-self._upward(outputs)).sigmoid() * self._own()
+        odd = 2 * torch.arange(above.shape[2], dtype=above.dtype, device=above.device) + 1
+        return ((odd * above).sum(2) - above.sum(2) ** 2).clamp_min(0).sqrt()
 
     def mode(self, outputs: Tensor) -> Tensor:
         ranks = torch.arange(int(self.highest.max()) + 1, device=outputs.device, dtype=outputs.dtype)

@@ -75,6 +75,18 @@ class Columns(nn.Module):
         """The mean of every feature, as a value; of a categorical, the most probable known code."""
         return self._each(lambda block, output: block.mean(output), self._split(outputs))
 
+    def moments(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, "batch feature"]]:
+        """Mean, as a value, and standard deviation, in original units, of p(x_f | z, x_o) for each missing feature."""
+        cells = (present(values, observed).split(self.features, 1), observed.split(self.features, 1))
+        blocks = zip(self._all(), self._split(outputs), *cells, strict=True)
+        mean, deviation = zip(*(block.moments(*part) for block, *part in blocks), strict=True)
+        return _joined(mean), _joined(deviation)
+
     def mode(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
         """The most probable value of every feature."""
         return self._each(lambda block, output: block.mode(output), self._split(outputs))

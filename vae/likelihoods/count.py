@@ -74,6 +74,9 @@ class Poisson(Counted, name="poisson"):
     def cdf(self, mean: Tensor, counts: Tensor) -> Tensor:
         return torch.igammac(counts + 1, mean)
 
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return self.mean(outputs).sqrt()
+
     def mode(self, outputs: Tensor) -> Tensor:
         return self.mean(outputs).floor()
 
@@ -104,6 +107,10 @@ class NegativeBinomial(Counted, name="negative_binomial"):
     def cdf(self, mean: Tensor, counts: Tensor) -> Tensor:
         r = self.dispersion().expand(mean.shape)
         return betainc(r, counts.clamp_min(0) + 1, r / (r + mean))
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        mean = self.mean(outputs).double()
+        return (mean + mean**2 / self.dispersion()).sqrt().to(outputs.dtype)
 
     def mode(self, outputs: Tensor) -> Tensor:
         r = self.dispersion()

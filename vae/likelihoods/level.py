@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,9 @@ class Binomial(Levelled, name="binomial"):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.highest * outputs.sigmoid()
 
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return (self.highest * outputs.sigmoid() * (-outputs).sigmoid()).sqrt()
+
     def mode(self, outputs: Tensor) -> Tensor:
         return ((self.highest + 1) * outputs.sigmoid()).floor().minimum(self.highest)
 
@@ -103,10 +106,23 @@ class DiscretisedLogistic(Levelled, name="discretised_logistic"):
         return torch.where(values <= 0, upper, torch.where(values >= self.highest, lower, inner))
 
     def mean(self, outputs: Tensor) -> Tensor:
-        m, s, total = self.location(outputs), self.scale(), torch.zeros_like(outputs)
-        for level in range(int(self.highest.max())):
-            total += torch.where(level < self.highest, ((m - level - 0.5) / s).sigmoid(), 0.0)
+        total = torch.zeros_like(outputs)
+        for _, above in self._above(outputs):
+            total += above
         return total
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        """By E[X^2] = sum_k (2k + 1) P(X > k), in float64, where the difference of large numbers keeps its digits."""
+        first, second = torch.zeros_like(outputs.double()), torch.zeros_like(outputs.double())
+        for level, above in self._above(outputs.double()):
+            first, second = first + above, second + (2 * level + 1) * above
+        return (second - first**2).clamp_min(0).sqrt().to(outputs.dtype)
+
+    def _above(self, outputs: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each level k below the highest of all features, and P(X > k)."""
+        m, s = self.location(outputs), self.scale()
+        for level in range(int(self.highest.max())):
+            yield level, torch.where(level < self.highest, ((m - level - 0.5) / s).sigmoid(), 0.0)
 
     def mode(self, outputs: Tensor) -> Tensor:
         inner = self.location(outputs).round().clamp_min(0).minimum(self.highest)

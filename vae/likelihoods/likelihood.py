@@ -100,6 +100,19 @@ class Likelihood(nn.Module, ABC):
         """The mean, as a value; for categories, which have none, the most probable known code."""
 
     @abstractmethod
+    def deviation(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
+        """The standard deviation in the data's original units; infinite where there is none; a categorical's is NaN."""
+
+    def moments(
+        self,
+        outputs: Float[Tensor, "batch output"],
+        values: Float[Tensor, "batch feature"],
+        observed: Bool[Tensor, "batch feature"],
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, "batch feature"]]:
+        """Mean, as a value, and deviation of what is missing, given the observed where features are not independent."""
+        return self.mean(outputs), self.deviation(outputs)
+
+    @abstractmethod
     def mode(self, outputs: Float[Tensor, "batch output"]) -> Float[Tensor, "batch feature"]:
         """The most probable value."""
 

@@ -44,6 +44,17 @@ class Mixed(Real, ABC):
         log_weight, mean, scale = self.marginals(outputs)
         return self.warps.average(log_weight, _each(self.warps.mean, mean, scale))
 
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return self.spread_of(*self.marginals(outputs))
+
+    def spread_of(self, log_weight: Tensor, mean: Tensor, scale: Tensor) -> Float[Tensor, "batch feature"]:
+        """The standard deviation of a mixture, in original units: within its components and between them."""
+        within = _each(self.warps.deviation, mean, scale)
+        centre = _each(lambda *part: self.units(self.warps.mean(*part)), mean, scale)
+        weight = log_weight.exp()
+        between = centre - (weight * centre).sum(2, keepdim=True)
+        return (weight * (within**2 + between**2)).sum(2).sqrt()
+
     def quantile(self, outputs: Tensor, level: float) -> Tensor:
         log_weight, mean, scale = (part.double() for part in self.marginals(outputs))
         each = mean + scale * NormalDist().inv_cdf(level)
@@ -191,6 +202,20 @@ class JointMixture(Mixed, name="joint_mixture"):
         common = centre + normal(centre.shape, outputs, generator) / stretch.sqrt()
         drawn = mean + scale * (slope * common + normal(mean.shape, outputs, generator))
         return torch.where(observed, values, drawn)
+
+    def moments(self, outputs: Tensor, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """By the weights given what is observed, and u ~ N(a't / (1 + t't), 1 / (1 + t't)) in each component."""
+        log_weight = self._posed(outputs, values, observed)[:, :, -1].log_softmax(1)
+        _, mean, scale, slope = self.parts(outputs)
+        a = present(_residual(values[:, None], mean, scale), observed[:, None])
+        t = present(slope, observed[:, None])
+        stretch = 1 + (t**2).sum(2, keepdim=True)
+        mean = mean + scale * slope * (a * t).sum(2, keepdim=True) / stretch
+        scale = scale * (1 + slope**2 / stretch).sqrt()
+        weights = log_weight[:, None].expand(-1, self.features, -1)
+        mean, scale = mean.transpose(1, 2), scale.transpose(1, 2)
+        middle = self.warps.average(weights, _each(self.warps.mean, mean, scale))
+        return middle, self.spread_of(weights, mean, scale)
 
     def _joint(self, outputs: Tensor, values: Tensor, observed: Tensor | None) -> Float[Tensor, "batch feature"]:
         """log p of the observed features up to and with each."""

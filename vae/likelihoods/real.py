@@ -139,6 +139,9 @@ class Normal(Scaled, ABC):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.warps.mean(outputs, self.scale().expand_as(outputs))
 
+    def deviation(self, outputs: Tensor) -> Tensor:
+        return self.warps.deviation(outputs, self.scale().expand_as(outputs))
+
     def mode(self, outputs: Tensor) -> Tensor:
         return self.warps.mode(outputs, self.scale().expand_as(outputs))
 
@@ -193,6 +196,11 @@ class StudentT(Scaled, name="student_t"):
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        v = self.freedom()
+        stretch = torch.where(v > 2, v / (v - 2).clamp_min(1e-30), math.inf).sqrt()
+        return self.warps.deviation(outputs, (self.scale() * stretch).expand_as(outputs))
 
     def sample(self, outputs: Tensor, generator: Generator | None = None) -> Tensor:
         v = self.freedom().expand(outputs.shape)
