@@ -115,7 +115,7 @@ class Watch:
         return {name: Line(np.array(self.reference.columns[name].quantiles or (0.0,))) for name in plain}
 
     def _count(self, feature: Feature, cells: Values, *, missing: int) -> Counts:
-        """In each cell, or of each code - of a categorical first those never seen in training -, and last the missing."""
+        """In each cell, or of each code (0 of a categorical: never seen in training), and last the missing."""
         if feature.coded:
             counts = np.bincount(cells.astype(np.int64), minlength=codes(feature))
         else:
@@ -140,7 +140,7 @@ def hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 def save_expected(
     features: Features, reference: Reference, take: Callable[[Tensor], tuple[Tensor, Tensor]], *, rows: int, model: Path
 ) -> None:
-    """Write the counts of the rows that the reference was made of, which `take` gives by their numbers, into `model`."""
+    """Write the counts of the rows that the reference was made of into `model`; `take` gives rows by their numbers."""
     watch = Watch(reference, features)
     watch._add("rows", np.array([reference.rows]))
     for numbers in (torch.arange(reference.rows) * rows // reference.rows).split(BATCH):
