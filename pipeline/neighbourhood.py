@@ -24,6 +24,8 @@ from pipeline.latents import vector
 Codes = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 HALVINGS: Final = 40
+LEAST: Final = 1e-3
+"""Of sigma, in mean distances of a row's neighbours; umap-learn's."""
 CHUNK: Final = 16_384
 """Rows placed at a time."""
 
@@ -85,19 +87,18 @@ class Neighbourhood:
 def strengths(apart: Numbers) -> Numbers:
     """UMAP's membership strengths exp(-distance / sigma) of neighbours, `[row, neighbour]` nearest first.
 
-    sigma is such that the strengths of a row sum to log2(neighbours), as for a new point in umap-learn: no distance is
-    taken off for the nearest. Relative to the nearest, so that one far from all is placed, too.
+    sigma is as for a new point in umap-learn: no distance is taken off for the nearest, and the strengths of all but
+    the nearest sum to log2(neighbours). Told relative to the nearest, so that a row far from all has a place, too.
     """
-    target = np.log2(max(apart.shape[1], 2))
-    scale = apart.mean(1, keepdims=True)
-    relative = apart / np.where(scale > 0, scale, 1)
+    target, mean = np.log2(apart.shape[1]), apart.mean(1, keepdims=True)
+    relative = apart / np.where(mean > 0, mean, 1)
     low, high = np.zeros(len(apart)), np.full(len(apart), np.inf)
     sigma = np.ones(len(apart))
     for _ in range(HALVINGS):
-        total = np.exp(-relative / sigma[:, None]).sum(1)
+        total = np.exp(-relative[:, 1:] / sigma[:, None]).sum(1)
         low, high = np.where(total < target, sigma, low), np.where(total < target, high, sigma)
         sigma = np.where(np.isinf(high), sigma * 2, (low + high) / 2)
-    return np.exp((relative[:, :1] - relative) / np.maximum(sigma, 1e-3)[:, None])
+    return np.exp((relative[:, :1] - relative) / np.maximum(sigma, LEAST)[:, None])
 
 
 def _umap(mu: Codes, *, dims: int, neighbours: int, min_dist: float, seed: int) -> Codes:
