@@ -223,6 +223,14 @@ class Encode:
     def __post_init__(self) -> None:
         check(self)
 
+    def suit(self, network: Network) -> None:
+        """Raise ValueError for draws of what a deterministic encoder has not; `elbo` it just leaves out."""
+        for name in ("draws", "importance_samples"):
+            if getattr(self, name) and network.encoder == "deterministic":
+                raise ValueError(
+                    f"encode.{name} = {getattr(self, name)} with encoder = 'deterministic': one code a row"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
@@ -432,6 +440,7 @@ class RunConfig:
         if ROW_ID in self.columns and self.id_column != ROW_ID:
             raise ValueError(f"column {ROW_ID!r}: give it role = 'id', or declare the column that is the id")
         self.objective.suit(self.model)
+        self.encode.suit(self.model)
         mixed = {(it.group, it.components) for it in self.role("feature").values() if it.group}
         if len(mixed) > len({group for group, _ in mixed}):
             raise ValueError("columns of one group have different components: a joint_mixture has one number of them")

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.features.transforms import Observed, Values
 from pipeline.imputed import floats
 from pipeline.padded import Batch, Rows
-from pipeline.reference import ELBO_DRAWS, Doubles, Reference, paired, percentile
+from pipeline.reference import ELBO_DRAWS, Doubles, Reference, percentile, total
 from vae.evidence import Witness
 from vae.importance import parts
 
@@ -42,12 +42,10 @@ class Evidence:
         self.witness = Witness(codec.model)
         self.columns_of_model = [feature.name for feature in codec.features.layout]
         self.bounded = codec.model.stochastic
-        for name in ("draws", "importance_samples"):
-            if getattr(settings, name) and not self.bounded:
-                raise ConfigError(
-                    f"encode.{name} = {getattr(settings, name)}: the model's encoder is deterministic",
-                    cure=f"encode.{name} = 0, or train with model.encoder = 'stochastic'",
-                )
+        try:
+            settings.suit(codec.model.config.network)
+        except ValueError as error:
+            raise ConfigError(str(error), cure="set it to 0, or train with model.encoder = 'stochastic'") from None
         if settings.percentile or settings.worst:
             assert self.reference
 
@@ -115,14 +113,34 @@ class Evidence:
         if "z" in names:
             found["z"] = batch.posterior.sample(batch.noise(range(self.settings.draws)))
         if names & {"elbo", "elbo_percentile"}:
-            found["elbo"] = witness.elbo(*given, paired(batch.noise(range(ELBO_DRAWS))))
+            found["elbo"] = witness.elbo(*given, batch.noise(range(ELBO_DRAWS)))
         if "nll" in names:
             numbers = parts(self.settings.importance_samples, rows=SHAPE)
             found["nll"] = witness.nll(*given, (batch.noise(part) for part in numbers))
+        figures = {name: tensor.cpu().numpy() for name, tensor in found.items()}
         if names & {"error_percentile", "recon_error", "worst"}:
             guess = batch.guess if batch.guess is not None else self.codec.model.reconstruct(batch.posterior.mean)
-            found["errors"] = witness.errors(batch.values, batch.observed, guess)
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+            errors = witness.errors(batch.values, batch.observed, guess).cpu().numpy()
+            figures |= {"errors": errors} if "recon_error" in names else {}
+            figures |= self._compared(errors) if self.settings.percentile or self.settings.worst else {}
+        return figures
+
+    def _compared(self, errors: Doubles) -> dict[str, npt.NDArray[Any]]:
+        """The total error of each row, and its largest standardised errors with their columns' numbers, largest first.
+
+        Of columns with equal errors the first comes first; the error of a column that is not observed is -1.
+        """
+        standardised = self.reference.standardised(errors)
+        found: dict[str, npt.NDArray[Any]] = {"total": total(standardised)}
+        if self.settings.worst:
+            ranked, rows = np.where(np.isnan(standardised), -1.0, standardised), np.arange(len(errors))
+            columns, largest = [], []
+            for _ in range(min(WORST, errors.shape[1])):
+                columns.append(ranked.argmax(1))
+                largest.append(ranked[rows, columns[-1]])
+                ranked[rows, columns[-1]] = -1.0
+            found |= {"worst": np.stack(columns, 1), "largest": np.stack(largest, 1)}
+        return found
 
     def _z(self, figures: dict[str, Doubles]) -> pa.Array:
         kind = _matrix(self.settings.draws, self.codec.latent)
@@ -140,7 +158,7 @@ class Evidence:
         return floats(percentile(self.reference.elbo, figures["elbo"]))
 
     def _error_percentile(self, figures: dict[str, Doubles]) -> pa.Array:
-        return floats(percentile(self.reference.total_error, self.reference.total(figures["errors"])))
+        return floats(percentile(self.reference.total_error, figures["total"]))
 
     def _recon_error(self, figures: dict[str, Doubles]) -> pa.Array:
         each = dict(zip(self.columns_of_model, figures["errors"].T, strict=True))
@@ -148,11 +166,7 @@ class Evidence:
         return pa.StructArray.from_arrays([floats(each[field.name]) for field in kind], fields=list(kind))
 
     def _worst(self, figures: dict[str, Doubles]) -> pa.Array:
-        """The largest standardised errors of each row, the first column's first where two are equal."""
-        errors = self.reference.standardised(figures["errors"])
-        ranked = np.where(np.isnan(errors), -1.0, errors)
-        worst = np.argsort(-ranked, axis=1, kind="stable")[:, :WORST]
-        largest = np.take_along_axis(ranked, worst, axis=1)
+        worst, largest = figures["worst"], figures["largest"]
         there = largest >= 0
         named = pa.array(self.columns_of_model).take(pa.array(worst[there]))
         entries = pa.StructArray.from_arrays([named, floats(largest[there])], fields=list(_NAMED))

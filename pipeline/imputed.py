@@ -2,8 +2,8 @@
 
 A struct of the columns that may have missing cells; each is null where the cell was there, else `value` with `sd`, in
 the column's units, or with the `probability` of that category. A vector that misses some elements is given whole, with
-an sd of 0, or a probability of 1, for those that were there. An sd is null where the distribution has none. The whole is
-null where nothing was missing.
+an sd of 0, or a probability of 1, for those that were there. An sd is null where the distribution has none. The whole
+is null where nothing was missing.
 """
 
 from __future__ import annotations

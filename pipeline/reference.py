@@ -38,7 +38,7 @@ STEPS: Final = np.linspace(0, 1, 1001)
 COLUMN_STEPS: Final = np.linspace(0, 1, 101)
 """Shares at which a column's quantiles are kept."""
 ELBO_DRAWS: Final = 1
-"""Pairs of opposite posterior draws, z = mean + std e and mean - std e, behind the ELBO of a row."""
+"""Posterior draws behind the ELBO of a row, here and in latents: the two must be as noisy to be compared."""
 BATCH: Final = 1_024
 Doubles = npt.NDArray[np.float64]
 
@@ -100,20 +100,11 @@ class Reference:
         """Errors `[row, column]` in units of the usual one: the scale on which columns compare."""
         return errors / self.usual_error
 
-    def total(self, errors: Doubles) -> Doubles:
-        """Root mean square of the standardised errors `[row, column]` over the columns observed; NaN if none is."""
-        return _total(self.standardised(errors))
-
 
 def percentile(quantiles: Doubles, figures: Doubles) -> Doubles:
     """Percentage of the measured rows below each figure, and half of those equal to it; NaN stays."""
     low, high = (np.searchsorted(quantiles, figures, side=side) for side in ("left", "right"))
     return np.where(np.isnan(figures), np.nan, 50 * (low + high) / len(quantiles))
-
-
-def paired(noise: Tensor) -> Tensor:
-    """Draws `[row, draw, latent]` and their opposites: what is odd in them cancels in a mean."""
-    return torch.cat([noise, -noise], dim=1)
 
 
 @torch.inference_mode()
@@ -131,8 +122,7 @@ def measure(model: VAE, features: Features, take: Callable[[Tensor], tuple[Tenso
         cells.append((values.cpu(), observed.cpu()))
         if model.stochastic:
             noise = draws.normal(numbers[place].numpy().astype(np.uint64), range(ELBO_DRAWS), latent=codes[0].shape[1])
-            pairs = paired(torch.from_numpy(noise).to(values))
-            elbo.append(witness.elbo(values, observed, posterior, pairs).cpu())
+            elbo.append(witness.elbo(values, observed, posterior, torch.from_numpy(noise).to(values)).cpu())
     found = torch.cat(errors).numpy()
     usual = _usual(features, found)
     return Reference(
@@ -140,23 +130,26 @@ def measure(model: VAE, features: Features, take: Callable[[Tensor], tuple[Tenso
         elbo=np.quantile(torch.cat(elbo).numpy(), STEPS) if elbo else None,
         error=np.stack([_quantiles(column) for column in found.T]),
         usual_error=usual,
-        total_error=_quantiles(_total(found / usual)),
+        total_error=_quantiles(total(found / usual)),
         mu=torch.cat(codes).numpy().astype(np.float32),
         columns=_marginals(features, *(torch.cat(parts).numpy() for parts in zip(*cells, strict=True))),
     )
 
 
-def _total(standardised: Doubles) -> Doubles:
+def total(standardised: Doubles) -> Doubles:
+    """Root mean square of the standardised errors `[row, column]` over the columns observed; NaN if none is."""
     seen = ~np.isnan(standardised)
     squares = np.where(seen, standardised, 0) ** 2
     with np.errstate(invalid="ignore"):
-        return np.sqrt(squares.sum(1) / seen.sum(1))
+        found: Doubles = np.sqrt(squares.sum(1) / seen.sum(1))
+    return found
 
 
 def _usual(features: Features, errors: Doubles) -> Doubles:
     far = np.array([1.0 if it.likelihood in CATEGORIES else it.deviation or 1.0 for it in features.layout])
     squares = np.where(np.isnan(errors), 0, errors / far) ** 2
-    return far * np.sqrt((squares.sum(0) + 1) / ((~np.isnan(errors)).sum(0) + 1))
+    usual: Doubles = far * np.sqrt((squares.sum(0) + 1) / ((~np.isnan(errors)).sum(0) + 1))
+    return usual
 
 
 def _quantiles(figures: Doubles) -> Doubles:

@@ -68,7 +68,7 @@ class Witness:
         values: Float[Tensor, "batch feature"],
         observed: Bool[Tensor, "batch feature"],
         posterior: Posterior,
-        noise: Iterable[Float[Tensor, "batch draw latent"]],
+        noise: Iterable[Float[Tensor, "batch _ latent"]],
     ) -> Float64[Tensor, " batch"]:
         """-log p(x) by importance sampling: in expectation above it, and the closer the more draws."""
         return -log_mean_weight(self.model, values, observed, posterior, noise)

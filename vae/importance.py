@@ -48,7 +48,7 @@ def log_mean_weight(
     values: Float[Tensor, "batch feature"],
     observed: Bool[Tensor, "batch feature"],
     posterior: Posterior,
-    noise: Iterable[Float[Tensor, "batch draw latent"]],
+    noise: Iterable[Float[Tensor, "batch _ latent"]],
 ) -> Float64[Tensor, " batch"]:
     """The same at given standard normal draws, some of them at a time."""
     total = torch.full((len(values),), -torch.inf, dtype=torch.float64, device=values.device)

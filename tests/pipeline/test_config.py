@@ -14,6 +14,7 @@ from pipeline import keys, runfile
 from pipeline.errors import CommitConflict, ConfigError, DataError, InfrastructureError
 
 MIXED = {"type": "float64", "likelihood": "joint_mixture", "group": "g"}
+NOTE = {"type": "string", "role": "passthrough"}
 CLASSICAL = {"model": {"encoder": "deterministic"}}
 
 
@@ -71,6 +72,9 @@ def test_an_unknown_key_is_answered_with_the_near_one(tmp_path: Path) -> None:
         ({"objective": {"bound": "iwae", "beta": 2.0}}, "bound = 'iwae' takes neither beta, annealing nor free_bits"),
         ({"objective": {"beta": 2.0}, **CLASSICAL}, "beta = 2.0 with encoder = 'deterministic', which has no KL term"),
         ({"objective": {"bound": "iwae"}, **CLASSICAL}, "bound = 'iwae' with encoder = 'deterministic', which has no"),
+        ({"encode": {"draws": 2}, **CLASSICAL}, "encode.draws = 2 with encoder = 'deterministic': one code a row"),
+        ({"columns": {"z": NOTE}, "encode": {"draws": 2}}, "column 'z': encode.draws writes a column of that name"),
+        ({"columns": {"worst": NOTE}}, "column 'worst': encode.worst writes a column of that name; turn it off"),
         ({"objective": {"draws": 3}, **CLASSICAL}, "draws = 3 with encoder = 'deterministic', which has no KL term"),
         (
             {"objective": {"free_bits": 0.5}, **CLASSICAL},

@@ -11,14 +11,15 @@ import pytest
 import torch
 from harness import small_settings
 
-from pipeline import encode, ingest, latents, runfile
-from pipeline.config import RunConfig
+from pipeline import encode, ingest, latents, reference, runfile
+from pipeline.config import EVIDENCE, RunConfig
 from pipeline.errors import DataError
 from pipeline.features import Features, fitting
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
 from vae import VAE, ModelConfig, checkpoint
 
+EVERYTHING = {"draws": 2, "importance_samples": 3, "errors": True, "imputed": 2}
 pytestmark = pytest.mark.usefixtures("ray_up")
 
 
@@ -29,8 +30,11 @@ def model_of(settings: RunConfig, folder: Path) -> Registered:
     fitted: Features = fitting.fit(rows, settings.role("feature"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        checkpoint.save(VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model)), folder)
+        model = VAE(ModelConfig(columns=fitted.model_columns(), network=settings.model))
+    checkpoint.save(model, folder)
     fitted.save(folder)
+    values, observed = (torch.from_numpy(it) for it in fitted.transform(pa.Table.from_batches(rows)))
+    reference.measure(model, fitted, lambda at: (values[at], observed[at]), rows=len(values)).save(folder)
     digest = checkpoint.seal(folder)
     facts = {"name": "small", "version": 1, "mlflow_run": "-", "training_key": "-", "champion": True, "new": True}
     return Registered(model=str(folder), digest=digest, **facts)
@@ -48,12 +52,13 @@ def test_a_row_has_one_code_whatever_the_workers_and_files(tmp_path: Path) -> No
     for number, (workers, part_rows) in enumerate([(1, 1000), (2, 37)]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        changes = {"encode": {"num_workers": workers}, "data": {"part_rows": part_rows}}
+        changes = {"encode": {"num_workers": workers, **EVERYTHING}, "data": {"part_rows": part_rows}}
         settings = runfile.parse(small_settings(folder, **changes))
         ingest.ingest(settings)
         tables.append(encoded(settings, model_of(settings, folder / "model")))
     assert tables[0].equals(tables[1])
     assert tables[0].num_rows == 300
+    assert set(EVIDENCE) < set(tables[0].schema.names)
 
 
 def test_a_second_encode_is_a_no_op_and_a_new_model_is_a_new_snapshot(tmp_path: Path) -> None:
@@ -81,6 +86,20 @@ def test_a_failing_actor_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"part-00000-001\.parquet"):
         encode.encode(settings, registered, ingested)
     assert not list((settings.root / "latents").rglob("*.parquet"))
+
+
+def test_a_model_without_a_reference_encodes_nothing(tmp_path: Path) -> None:
+    """Found by the driver, before any actor is asked for; without percentiles and worst columns it encodes."""
+    settings = runfile.parse(small_settings(tmp_path))
+    ingested = ingest.ingest(settings)
+    registered = model_of(settings, tmp_path / "model")
+    for name in (reference.FACTS, reference.NUMBERS):
+        (tmp_path / "model" / name).unlink()
+    registered = replace(registered, digest=checkpoint.seal(tmp_path / "model"))
+    with pytest.raises(DataError, match="trained before models had a reference"):
+        encode.encode(settings, registered, ingested)
+    bare = replace(settings, encode=replace(settings.encode, percentile=False, worst=False))
+    assert encode.encode(bare, registered, ingested).rows == 300
 
 
 def test_a_tampered_model_encodes_nothing(tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_a_training_is_the_same_wherever_it_runs(tmp_path: Path, changes: dict[s
     assert training_key(tmp_path, **settings) == training_key(tmp_path)
 
 
+def latents_key(folder: Path, **encode: Any) -> str:
+    """The key of the same model's codes of the same dataset."""
+    settings = runfile.parse(small_settings(folder, encode=encode))
+    return keys.latents(settings, content="dataset", model_digest="model")
+
+
+def test_latents_are_others_if_other_columns_are_asked_for(tmp_path: Path) -> None:
+    """Whatever is written beside the codes is part of the key; who computes it, and where, is not."""
+    asked = [{"reconstruct": False}, {"draws": 1}, {"draws": 2}, {"elbo": False}, {"importance_samples": 5}]
+    asked += [{"percentile": False}, {"worst": False}, {"errors": True}, {"imputed": 4}]
+    assert len({latents_key(tmp_path, **it) for it in ({}, *asked)}) == len(asked) + 1
+    assert latents_key(tmp_path, num_workers=5, use_gpu=True, alias="other") == latents_key(tmp_path)
+
+
 def test_a_likelihood_does_not_change_the_dataset(tmp_path: Path) -> None:
     """What is modelled how is the training's affair: the prepared table stays."""
     plain, other = small_settings(tmp_path), small_settings(tmp_path)

@@ -34,6 +34,7 @@ class Columns(nn.Module):
         nullable = torch.tensor([column.nullable for column in columns])
         real = torch.tensor([column.likelihood in REALS for column in columns])
         self.owner = self._constant("owner", torch.repeat_interleave(widths))
+        self.scalar = len(self.owner) == len(columns)
         self.real = self._constant("real", real[self.owner])
         self.dynamic = self._constant("dynamic", torch.tensor([it.dynamic for it in columns])[self.owner])
         self.drawn = any(column.dynamic for column in columns)
@@ -134,6 +135,8 @@ class Columns(nn.Module):
 
     def per_column(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch column"]:
         """Sum the features of each column."""
+        if self.scalar:
+            return features
         columns = int(self.owner[-1]) + 1
         return features.new_zeros(len(features), columns).index_add(1, self.owner, features)
 

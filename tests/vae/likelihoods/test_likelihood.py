@@ -20,6 +20,7 @@ from laws import (
     drawn,
     normal,
     of,
+    only,
     outputs_of,
     repeated,
     seeded,
@@ -83,6 +84,31 @@ def test_every_mean_is_the_sum_of_x_times_p(kind: str) -> None:
     expected = (likelihood.units(whole.values[:, None])[:, 0] * whole.mass(likelihood, row)).sum()
     mean = likelihood.units(likelihood.mean(row))[0, 0]
     assert mean.item() == pytest.approx(expected.item(), rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNMEANT])
+def test_every_deviation_is_the_root_of_the_variance(kind: str) -> None:
+    """`deviation` squared is the integral or sum of (units(x) - E[x])^2 p(x), in original units."""
+    likelihood = of(column(kind))
+    row = outputs_of(likelihood, 1, seed=1)
+    whole = support(likelihood, kind)
+    x, mass = likelihood.units(whole.values[:, None])[:, 0], whole.mass(likelihood, row)
+    expected = ((x - (x * mass).nansum()) ** 2 * mass).nansum().sqrt()  # infinity times 0
+    nothing = torch.zeros_like(likelihood.mean(row))
+    mean, deviation = likelihood.moments(row, nothing, nothing.bool())
+    assert deviation[0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(mean, likelihood.mean(row))
+
+
+def test_a_deviation_that_is_none() -> None:
+    """A t of two or fewer degrees of freedom has an infinite one; codes, which are no numbers, have NaN."""
+    heavy = of(column("student_t"))
+    with torch.no_grad():
+        only(heavy).log_excess.fill_(-0.1)
+    nothing = torch.zeros(1, 1, dtype=torch.float64)
+    assert heavy.moments(nothing, nothing, nothing.bool())[1].item() == math.inf
+    codes = of(column("categorical"))
+    assert codes.moments(outputs_of(codes, 1, seed=0), nothing, nothing.bool())[1].isnan().all()
 
 
 @every

@@ -162,6 +162,23 @@ def test_any_missing_cells_leave_the_marginal_density() -> None:
     assert found[0].item() == 0
 
 
+def test_moments_are_given_what_is_observed() -> None:
+    """Mean and deviation of a missing cell are those of p(x, rest) / p(rest), added up over x."""
+    likelihood = joint(3)
+    row, axis = outputs_of(likelihood, 1, seed=13), torch.linspace(-40, 40, 8001, dtype=torch.float64)
+    for missing in range(3):
+        values = torch.tensor([0.6, -1.3, 0.2], dtype=torch.float64).repeat(8001, 1)
+        values[:, missing] = axis
+        mass = likelihood.log_prob(repeated(row, 8001), values, seen(values)).sum(1).exp().detach()
+        x, share = likelihood.units(values)[:, missing], mass / mass.sum()
+        there = seen(values[:1])
+        there[:, missing] = False
+        mean, deviation = likelihood.moments(row, values[:1], there)
+        assert likelihood.units(mean)[0, missing].item() == pytest.approx((x * share).sum().item(), rel=1e-7)
+        spread = ((x - (x * share).sum()) ** 2 * share).sum().sqrt()
+        assert deviation[0, missing].item() == pytest.approx(spread.item(), rel=1e-7)
+
+
 def test_each_feature_is_conditional_on_those_before() -> None:
     """The second feature's exp(log p) integrates to 1 over it, given any value of the first."""
     likelihood = joint(2)

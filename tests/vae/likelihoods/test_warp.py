@@ -96,6 +96,20 @@ def test_every_warped_mean_is_the_integral_of_x(kind: str, warp: str) -> None:
 
 
 @warped
+@pytest.mark.parametrize("kind", WARPED)
+def test_every_warped_deviation_is_that_of_x(kind: str, warp: str) -> None:
+    """The root of the integral of (x - E[x])^2: under a logarithm exactly, of bent lines to a hundredth."""
+    likelihood = of(bent(kind, warp))
+    values, weights = grid(warp)
+    for row in outputs_of(likelihood, 4, seed=2):
+        x, mass = likelihood.units(values[:, None])[:, 0], density(likelihood, row, values) * weights
+        expected = ((x - (x * mass).sum()) ** 2 * mass).sum().sqrt().item()
+        nothing = torch.zeros(1, 1, dtype=torch.float64)
+        found = likelihood.moments(row[None], nothing, nothing.bool())[1].item()
+        assert found == pytest.approx(expected, rel=1e-4 if warp == "log1p" else 0.01)
+
+
+@warped
 @kinds
 def test_every_warped_quantile_inverts_the_cdf(kind: str, warp: str) -> None:
     """A warp rises, so quantiles of model values are those of x."""
