@@ -50,7 +50,8 @@ class Line:
     def gather(self, weights: npt.NDArray[np.float32], numbers: Numbers) -> npt.NDArray[np.float32]:
         """`[draw, cell]`: what numbers weigh together, by `weights[draw, number]`."""
         cell = 2 * np.searchsorted(self.edges, numbers, side="left")  # on an edge lies hardly one of them
-        return weights @ (cell[:, None] == np.arange(self.cells)).astype(weights.dtype)
+        weighed: npt.NDArray[np.float32] = weights @ (cell[:, None] == np.arange(self.cells)).astype(weights.dtype)
+        return weighed
 
     def wasserstein(self, excess: Numbers) -> Numbers:
         """W1, the area between the two distribution functions, in spreads."""
@@ -83,7 +84,7 @@ def shares(counts: Counts | Numbers) -> Numbers:
 def bridges(expected: Numbers, noise: float, draws: int, generator: np.random.Generator) -> Numbers:
     """`[draw, cell]`: excess by chance, of variance `noise` = 1/n + 1/m; normal, and nought in all."""
     normal = generator.standard_normal((draws, len(expected))) * np.sqrt(noise * expected)
-    return normal - normal.sum(1, keepdims=True) * expected
+    return np.asarray(normal - normal.sum(1, keepdims=True) * expected)
 
 
 def redrawn(counts: Numbers, rows: float, draws: int, generator: np.random.Generator) -> Numbers:

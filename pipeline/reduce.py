@@ -105,8 +105,8 @@ class Reducer:
         if it.method == "pca":
             return cls(components)
         some = np.concatenate(list(_every(_codes(source), -(-encoded.rows // it.sample))))
-        settings = {"neighbours": it.neighbours, "min_dist": it.min_dist, "seed": it.seed}
-        return cls(components, Neighbourhood.fit(some, dims=dims, **settings))
+        fitted = Neighbourhood.fit(some, dims=dims, neighbours=it.neighbours, min_dist=it.min_dist, seed=it.seed)
+        return cls(components, fitted)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
