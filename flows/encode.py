@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import artifacts, tasks
+from flows import artifacts, events, tasks
 from pipeline.config import RunConfig
 
 
@@ -25,4 +25,5 @@ def encode(config: RunConfig) -> dict[str, Any]:
     reduced = tasks.reduce(config, encoded)
     reported = tasks.report(config, encoded, reduced)
     artifacts.publish(config, encoded, reported)
+    events.tell(config, encoded)
     return {"ingested": asdict(ingested), "registered": asdict(registered), "encoded": asdict(encoded)}

@@ -6,7 +6,7 @@ import time
 
 from prefect import flow
 
-from flows import artifacts, tasks
+from flows import artifacts, events, tasks
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.progress import timed
@@ -40,6 +40,7 @@ def full(config: RunConfig) -> Summary:
     with timed(seconds, "report"):
         reported = tasks.report(config, encoded, reduced)
         artifacts.publish(config, encoded, reported)
+        events.tell(config, encoded)
     return Summary(
         ingested=ingested,
         trained=trained,

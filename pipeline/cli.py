@@ -89,6 +89,8 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     _verb(verbs, "encode", "champion and snapshot -> latents in Parquet", _with_config(_encode))
     _verb(verbs, "reduce", "latents -> 2-D coordinates", _with_config(_reduce))
     _verb(verbs, "report", "one HTML page about the latents", _with_config(_report))
+    table = _verb(verbs, "table", "the newest latents as a table of Iceberg or Delta", _with_config(_table))
+    table.add_argument("--format", required=True, choices=["iceberg", "delta"], help="of the table")
     _verb(verbs, "compare", "the family of autoencoders and PCA on this table", _with_config(_compare))
     _verb(verbs, "tune", "better settings for this table (Ray Tune), as a TOML", _with_config(_tune))
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
@@ -213,6 +215,12 @@ def _report(config: RunConfig, arguments: argparse.Namespace) -> Answer:
 
     encoded = encode.latest(config)
     return _facts(report.report(config, encoded, reduce.latest(config, encoded)))
+
+
+def _table(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline import catalogue
+
+    return _facts(catalogue.publish(config, arguments.format))
 
 
 def _compare(config: RunConfig, arguments: argparse.Namespace) -> Answer:

@@ -238,13 +238,42 @@ class Encode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How encoded rows are compared with those the model was trained on."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    watch: bool = True
+    """Whether to; some 65,536 rows are looked at."""
+    false_alarms: Annotated[float, Bounds(ge=0.001, le=0.5)] = 0.01
+    """Share of encodes in which chance alone may be called drift."""
+    least: Annotated[float, Bounds(ge=0)] = 0.02
+    """Smallest move that counts: a share of rows, or of the training rows' mean distance from their median."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reduce:
     """How latent codes are reduced for plots."""
 
     __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
 
     dims: Annotated[int, Bounds(ge=1, le=3)] = 2
-    """Principal components to keep."""
+    """Coordinates of a row."""
+    method: Literal["pca", "umap"] = "pca"
+    """pca: principal components; umap: the neighbourhoods (McInnes et al. 2018), beside the principal components."""
+    reuse: Literal["auto", "fit"] = "auto"
+    """auto: codes of the same model are placed by the standing reducer, so that plots compare; fit: by a new one."""
+    neighbours: Annotated[int, Bounds(ge=2, le=200)] = 15
+    """Of a row in umap: few show detail, many the whole."""
+    min_dist: Annotated[float, Bounds(ge=0, le=1)] = 0.1
+    """How close umap may lay rows together."""
+    sample: Annotated[int, Bounds(ge=100, le=100_000)] = 10_000
+    """Rows that umap is fitted on, at most; the others are placed among them."""
+    seed: Count = 0
+    """Of umap."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -407,6 +436,7 @@ class RunConfig:
     ingest: Ingest = field(default_factory=Ingest)
     train: Train = field(default_factory=Train)
     encode: Encode = field(default_factory=Encode)
+    drift: Drift = field(default_factory=Drift)
     reduce: Reduce = field(default_factory=Reduce)
     report: Report = field(default_factory=Report)
     compare: Compare = field(default_factory=Compare)

@@ -7,13 +7,14 @@ of them at once. Units that a recent snapshot holds are carried over. What an at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
-from pipeline import keys, latents, storage
+from pipeline import drift, keys, latents, storage
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.encoding import account, units
@@ -28,6 +29,7 @@ from pipeline.snapshots import Snapshot
 from pipeline.spread import Spread, actors, threads
 from pipeline.storage import attempt, publish, standing, verify_ids
 from pipeline.stores.remote import Location
+from pipeline.watch import Watch, known
 
 MB: Final = 1 << 20
 
@@ -46,20 +48,22 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
     with Stage("encode") as stage:
         output = keys.output(config, model=_name(registered), model_digest=registered.digest)
         run_key = keys.latents(output, content=ingested.content)
-        if (known := standing(root(config), run_key)) is not None:
-            stage.update(f"unchanged, {known.directory.name} stands")
-            return record(known, new=False)
+        if (before := standing(root(config), run_key)) is not None:
+            stage.update(f"unchanged, {before.directory.name} stands")
+            return record(before, new=False)
         wanted = units.cut(
             _dataset(ingested), output, unit_bytes=config.encode.unit_mb * MB, workers=config.encode.num_workers
         )
         found = account.change(wanted, output, root(config))
         facts = _manifest(config, registered, ingested)
         with attempt(root(config), run_key) as directory:
-            made = _make_all(config, _output(config, registered, directory), wanted, found, stage)
+            worker = _output(config, registered, directory, rows=sum(wanted[number].rows for number in found.new))
+            made = _make_all(config, worker, wanted, found, stage)
             account.check(wanted, made, limit=config.data.quarantine_limit, where=ingested.snapshot)
             parts = sorted((part for it in made for part in it.parts), key=lambda part: part.path)
             verify_ids(parts, directory, config.id_column)
-            manifest = {**facts, **_rows(wanted, made), "output": output, "run_key": run_key}
+            moved = _drift(config, worker, [it.watched for it in made if it.watched])
+            manifest = {**facts, **_rows(wanted, made), "output": output, "run_key": run_key, "drift": moved}
             snapshot = publish(root(config), directory, parts, manifest)
         stage.update(str(found))
         return record(snapshot, new=True)
@@ -78,6 +82,7 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
         bytes=sum(part["bytes"] for part in facts["files"]),
         latent=facts["latent"],
         model=f"{facts['model']['name']}/{facts['model']['version']}",
+        drift=(facts.get("drift") or {}).get("verdict", ""),
         new=new,
     )
 
@@ -99,7 +104,8 @@ def _dataset(ingested: Ingested) -> Snapshot:
     return snapshot
 
 
-def _output(config: RunConfig, registered: Registered, directory: Location) -> Output:
+def _output(config: RunConfig, registered: Registered, directory: Location, *, rows: int) -> Output:
+    """What workers are told who have so many rows to encode."""
     return Output(
         directory=directory,
         model=registered.model,
@@ -109,6 +115,7 @@ def _output(config: RunConfig, registered: Registered, directory: Location) -> O
         id_secret=any(it.secret for it in config.role("id").values()),
         passthrough=tuple(config.role("passthrough")),
         settings=config.encode,
+        watched=rows if config.drift.watch and known(registered.model) else 0,
     )
 
 
@@ -146,6 +153,18 @@ def _workers(config: RunConfig, fresh: Sequence[Unit]) -> Iterator[Spread]:
             wait_s=config.cluster.wait_s,
             loads=loads,
         )
+
+
+def _drift(config: RunConfig, worker: Output, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The judgement on the rows encoded now; None where none were, or by a model without its training rows' counts."""
+    from pipeline.training.worker import STORY
+
+    if not seen:
+        return None
+    watch = Watch.load(worker.model, rows=worker.watched).merged(seen)
+    settings = {"false_alarms": config.drift.false_alarms, "least": config.drift.least}
+    held_out = drift.HeldOut.by(Path(worker.model) / STORY)
+    return drift.judge(watch, worker.model, **settings, held_out=held_out).facts()
 
 
 def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:

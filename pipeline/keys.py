@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config import RunConfig
 
-CONTRACTS: Final = {"dataset": 2, "training": 4, "latents": 2, "reduced": 1, "samples": 1, "comparison": 1, "tuning": 1}
+CONTRACTS: Final = {"dataset": 2, "training": 4, "latents": 2, "reduced": 2, "samples": 1, "comparison": 1, "tuning": 1}
 """Version of what each step writes; raising one makes every key of that step new."""
 
 
@@ -88,9 +88,9 @@ def unit(output: dict[str, Any], *, sha256: str, row_groups: tuple[int, int] | N
     return _key("latents", sha256=sha256, row_groups=row_groups, output=output)
 
 
-def reduced(config: RunConfig, latents_key: str) -> str:
-    """Of reduced coordinates: the codes and the number of dimensions."""
-    return _key("reduced", latents=latents_key, dims=config.reduce.dims)
+def reduced(latents_key: str, *, fitted_on: str, settings: Mapping[str, Any]) -> str:
+    """Of reduced coordinates: the codes, those that the reducer was fitted on, and how."""
+    return _key("reduced", latents=latents_key, fitted_on=fitted_on, settings=settings)
 
 
 def training_folder(config: RunConfig, key: str) -> Path:

@@ -61,17 +61,15 @@ def latent_use(kl: Sequence[float], variance: Sequence[float], active: int) -> F
     return figure
 
 
-def scatter(
-    coords: Numbers, explained: Sequence[float], colours: Sequence[Any] | None, label: str, *, of: int
-) -> Figure:
-    """The first two coordinates of some of `of` latents, coloured by a column."""
+def scatter(coords: Numbers, names: Sequence[str], colours: Sequence[Any] | None, label: str, *, of: int) -> Figure:
+    """The first two coordinates, named, of some of `of` latents, coloured by a column."""
     figure, (axes,) = _panels(1)
     second = coords[:, 1] if coords.shape[1] > 1 else np.zeros(len(coords))
     _points(axes, coords[:, 0], second, colours, label)
-    axes.set(xlabel=f"PC 1 ({explained[0]:.0%})", ylabel=f"PC 2 ({explained[1]:.0%})" if len(explained) > 1 else "")
+    axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else "")
     by = f", by {label}" if colours is not None else ""
     shown = f"{of:,}" if len(coords) == of else f"{len(coords):,} of {of:,}"
-    figure.suptitle(f"{shown} latents on their principal components{by}", fontsize=10)
+    figure.suptitle(f"{shown} latents{by}", fontsize=10)
     return figure
 
 

@@ -131,6 +131,8 @@ class Encoded:
     latent: int
     model: str
     """Name/version of the model that made them."""
+    drift: str = ""
+    """What moved against the training rows: `nothing`, `data`, `model`, `data and model`; empty: not watched."""
     new: bool
 
 
@@ -143,7 +145,12 @@ class Reduced:
     rows: int
     dims: int
     explained: tuple[float, ...]
-    """Share of the latent variance along each coordinate."""
+    """Share of the latent variance along each principal component."""
+    method: str
+    fitted_on: str
+    """The latents that the reducer was fitted on."""
+    applied: bool
+    """Whether it was fitted on older latents of the same model than these; plots of both compare."""
     new: bool
 
 

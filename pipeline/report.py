@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from pipeline import latents, plots, tracking
+from pipeline import drift, latents, plots, tracking
 from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.features import Features
@@ -28,6 +28,8 @@ from vae.evaluate import Evaluation
 
 POINTS: Final = 20_000
 IMAGES: Final = 10
+LISTED: Final = 40
+"""Of what is watched, in a table."""
 STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:960px;margin:2em auto;padding:0 1em}
 h1{font-size:1.5em}h2{font-size:1.1em;margin-top:2em}img{max-width:100%}
@@ -59,10 +61,10 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
                 **_reconstructions(config, source, files, evaluation),
             }
             images = [_save(figure, directory / f"{name}.png") for name, figure in figures.items()]
-            table = _figures(encoded, reduced, story)
+            table = _figures(encoded, reduced, story, source)
             (directory / "figures.json").write_text(json.dumps({"figures": table, "evaluation": evaluation}, indent=1))
             page = directory / "index.html"
-            page.write_text(_page(config.name, table, evaluation, images), encoding="utf-8")
+            page.write_text(_page(config.name, table, evaluation, images, _signals(source)), encoding="utf-8")
         tracking.log_files(config, model["mlflow_run"], directory, folder="report")
         stage.update(str(page))
         return Reported(page=str(page), plots=tuple(map(str, images)), figures=table)
@@ -74,7 +76,31 @@ def _pace(config: RunConfig, run_id: str) -> dict[str, Figure]:
     return {"pace": plots.pace(rows, waits)} if rows and waits else {}
 
 
-def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> dict[str, str]:
+def _reducer(reduced: Reduced) -> str:
+    """Which plots this page's compares with."""
+    if reduced.applied:
+        return f"the {reduced.method} fitted on {reduced.fitted_on}: comparable with its plots"
+    return f"a {reduced.method} fitted on these latents: the model's first, or asked for; compares with no older plot"
+
+
+def _signals(source: Snapshot) -> str:
+    """Every watched thing, what moved first."""
+    found = (source.manifest.get("drift") or {"signals": []})["signals"]
+    rows = [
+        (f"{it['of']}: {it['name']}", it["what"], f"{it['value']:.4g}", f"{it['threshold']:.4g}", "moved" * it["moved"])
+        for it in found[:LISTED]
+    ]
+    if not rows:
+        return ""
+    told = (
+        "Against the training rows: distances in mean distances of theirs from the median, or shares of cells. Below "
+        "the threshold lies what chance does, and what is too small to matter."
+    )
+    more = f"<p>{len(found) - LISTED:,} more, nearer to nought.</p>" if len(found) > LISTED else ""
+    return f"<h2>Drift</h2><p>{told}</p>{_table([('', 'what', 'value', 'threshold', ''), *rows])}{more}"
+
+
+def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any], source: Snapshot) -> dict[str, str]:
     judged = Evaluation.from_plain(story["evaluation"])
     return {
         "model": encoded.model,
@@ -87,7 +113,9 @@ def _figures(encoded: Encoded, reduced: Reduced, story: Mapping[str, Any]) -> di
         "latents": encoded.snapshot,
         "latents, bytes": f"{encoded.bytes:,} in {encoded.files} files",
         "coordinates": reduced.snapshot,
-        "variance on the first coordinates": ", ".join(f"{share:.1%}" for share in reduced.explained),
+        "coordinates by": _reducer(reduced),
+        "variance on the first components": ", ".join(f"{share:.1%}" for share in reduced.explained),
+        "drift": drift.told(source.manifest.get("drift")),
     }
 
 
@@ -117,7 +145,14 @@ def _scatter(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Figure:
     coordinates = Snapshot.at(reduced.snapshot)
     coords = np.concatenate([_every(path, "coords", step) for path in coordinates.files])
     colours = _colours(config, encoded, step)
-    return plots.scatter(coords, reduced.explained, colours, config.report.colour_by, of=encoded.rows)
+    return plots.scatter(coords, _axes(reduced), colours, config.report.colour_by, of=encoded.rows)
+
+
+def _axes(reduced: Reduced) -> list[str]:
+    """What the coordinates are called."""
+    if reduced.method == "umap":
+        return [f"UMAP {number + 1}" for number in range(reduced.dims)]
+    return [f"PC {number + 1} ({share:.0%})" for number, share in enumerate(reduced.explained)]
 
 
 def _every(path: Location, column: str, step: int) -> npt.NDArray[np.float32]:
@@ -183,7 +218,10 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _page(name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
+def _page(
+    name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], files: Sequence[Path], signals: str
+) -> str:
+    """The page; `signals` is HTML."""
     images = "".join(f'<p><img alt="{html.escape(it.stem)}" src="{data_uri(it)}"></p>' for it in files)
     nats = evaluation["log_likelihood_per_column"]
     columns = [
@@ -193,7 +231,7 @@ def _page(name: str, table: Mapping[str, str], evaluation: Mapping[str, Any], fi
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}: latents</title>"
         f"<style>{STYLE}</style><h1>{html.escape(name)}: latent codes</h1>{_table(table.items())}"
-        f"<h2>Plots</h2>{images}<h2>Columns, on test rows</h2>"
+        f"<h2>Plots</h2>{images}{signals}<h2>Columns, on test rows</h2>"
         "<p>Reconstruction error (RMSE in its units, or the share of wrong cells); log p(x|z), nats per row.</p>"
         f"{_table(columns)}</html>"
     )

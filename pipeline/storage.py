@@ -33,7 +33,7 @@ from pipeline.vouched import vouch, vouch_ids
 COMMIT_TRIES: Final = 20
 JITTER_S: Final = 0.005
 """Longest wait after the first lost version; it grows by as much with each."""
-SECTIONS: Final = {"files": "", "quarantine": "_quarantine", "profile": "_profile"}
+SECTIONS: Final = {"files": "", "quarantine": "_quarantine", "profile": "_profile", "reducer": "_reducer"}
 """Where the files of each of a manifest's lists lie: the data itself, and what readers pass over."""
 KINDS: Final = ("datasets", "latents", "reduced", "samples")
 

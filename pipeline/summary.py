@@ -34,6 +34,7 @@ class Summary:
             f"training   best epoch {model.best_epoch} of {model.epochs}, {model.rows_per_s:,.0f} rows/s",
             *_nats(model),
             f"latents    {model.active_units} of {model.latent} dimensions active: {model.verdict}",
+            *([f"drift      {codes.drift} moved: see the report"] if codes.drift not in ("", "nothing") else []),
             f"model      {self.registered.name} version {self.registered.version}{alias}",
             f"snapshot   {codes.snapshot}, {codes.bytes:,} bytes in {codes.files} files",
             f"report     {self.reported.page}",

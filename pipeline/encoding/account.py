@@ -26,6 +26,8 @@ class Made:
     parts: tuple[Part, ...]
     rows: int
     quarantined: int
+    watched: dict[str, Any] | None = None
+    """What was counted of the rows encoded now, for `drift`."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:

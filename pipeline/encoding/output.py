@@ -22,6 +22,8 @@ class Output:
     id_secret: bool
     passthrough: tuple[str, ...]
     settings: Encode
+    watched: int
+    """Rows to encode in all, of which some are watched for drift; 0: none is."""
 
     def metadata(self, unit: Unit) -> dict[str, str]:
         """Of a file: what the manifest says at length. The same unit is the same file, whichever run made it."""

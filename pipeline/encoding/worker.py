@@ -24,6 +24,7 @@ from pipeline.encoding.units import Unit
 from pipeline.evidence import Evidence
 from pipeline.features.transforms import Observed, Values
 from pipeline.parts import ROW_GROUP_ROWS, ascending, opened, write
+from pipeline.watch import Watch
 
 QUARANTINE: Final = pa.schema([("id", pa.string()), ("reason", pa.string())])
 NOT_FINITE: Final = "its code is not finite"
@@ -48,6 +49,11 @@ class Encoder:
         """What is written beside the codes."""
         return Evidence(self.codec, self.output.settings)
 
+    @cached_property
+    def watch(self) -> Watch | None:
+        """What counts rows, with none counted yet."""
+        return Watch.load(self.output.model, rows=self.output.watched) if self.output.watched else None
+
     def __call__(self, unit: Unit) -> dict[str, Any]:
         """Encode one unit; the facts of what was made."""
         return asdict(self.encode(unit))
@@ -58,17 +64,19 @@ class Encoder:
         Raises DataError, naming the file, if its rows are not those that were ingested, or not what the model knows.
         """
         directory, aside = self.output.directory, _Aside(secret=self.output.id_secret)
+        watch = self.watch and self.watch.anew()
         unit.source.check()
         if unit.first == 0:  # once per file; of a file in several units, the others look at its pages' checksums
             unit.source.verify()
         with opened(unit.source.path, verified=unit.first == 0) as file:
             schema = self._schema(file.schema_arrow, unit)
-            batches = ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside))
+            batches = ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside, watch))
             parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
         unit.source.check()
         if aside.rows:
             parts.append(write(directory, f"_quarantine/{unit.name}", [aside.batch()], schema=QUARANTINE))
-        return Made(unit=unit.number, parts=tuple(parts), rows=parts[0].rows, quarantined=len(aside.rows))
+        facts = {"rows": parts[0].rows, "quarantined": len(aside.rows), "watched": watch and watch.facts()}
+        return Made(unit=unit.number, parts=tuple(parts), **facts)
 
     def _tables(self, file: pq.ParquetFile, unit: Unit) -> Generator[pa.Table, None, None]:
         """The unit's rows, sorted by id, a row group at a time; if they are not sorted, all are read before."""
@@ -91,11 +99,15 @@ class Encoder:
         return schema.with_metadata(output.metadata(unit))
 
     def _encoded(
-        self, tables: Generator[pa.Table, None, None], schema: pa.Schema, aside: _Aside
+        self, tables: Generator[pa.Table, None, None], schema: pa.Schema, aside: _Aside, watch: Watch | None
     ) -> Generator[pa.RecordBatch, None, None]:
         for table in tables:
             for start in range(0, len(table), BATCH_ROWS):
-                columns = self._columns(*self._codes(table.slice(start, BATCH_ROWS), aside))
+                rows = self._codes(table.slice(start, BATCH_ROWS), aside)
+                columns = self._columns(*rows)
+                if watch is not None:
+                    _, values, observed, codes = rows
+                    watch.add(columns[self.output.id_column], values, observed, codes.mu, columns.get("elbo"))
                 yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
 
     def _codes(self, table: pa.Table, aside: _Aside) -> tuple[pa.Table, Values, Observed, Codes]:

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from pipeline import reference
+from pipeline import reference, watch
 from pipeline.errors import DataError
 from pipeline.features import Features
 from pipeline.training import feed, filed, shards
@@ -89,7 +89,9 @@ def _write(trainer: Trainer, evaluation: Evaluation, splits: dict[int, Table]) -
     checkpoint.save(trainer.model, partial)
     features, train = Features.load(directory), splits[shards.TRAIN]
     features.save(partial)
-    reference.measure(trainer.model, features, train.take, rows=len(train)).save(partial)
+    measured = reference.measure(trainer.model, features, train.take, rows=len(train))
+    measured.save(partial)
+    watch.save_expected(features, measured, train.take, rows=len(train), model=partial)
     rows = {name: len(splits[split]) for name, split in shards.SPLITS.items()}
     story = {"rows": rows, **trainer.progress.told(), "evaluation": asdict(evaluation)}
     (partial / STORY).write_text(json.dumps(story, indent=1))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("prefect_up", "ray_up")
 def test_train_then_encode(settings: dict[str, Any]) -> None:
-    """`train` leaves a champion; `encode` resolves it and publishes; again, it writes nothing; records are plain."""
+    """`train` leaves a champion; `encode` resolves it and publishes; again, it writes nothing; records are plain.
+
+    Rows that moved are told as an event, which the server keeps.
+    """
     from flows.encode import encode
     from flows.train import train
 
@@ -33,6 +39,36 @@ def test_train_then_encode(settings: dict[str, Any]) -> None:
     assert latents.read(first["encoded"]["snapshot"]).count_rows() == 300
     assert (first["encoded"]["new"], again["encoded"]["new"]) == (True, False)
     assert first["encoded"]["model"] == f"small/{trained['registered']['version']}"
+    assert first["encoded"]["drift"] == again["encoded"]["drift"] == "nothing"
+    taller = Path(settings["data"]["uri"])
+    taller.write_text(re.sub(r"(?m)^(\d+),1(\d\d)", r"\1,2\2", taller.read_text()))
+    moved = encode(settings)
+    assert moved["encoded"]["drift"].startswith("data")
+    [event] = until(lambda: events("latentpipe.drift"))
+    assert event["resource"]["prefect.resource.id"] == "latentpipe.latents.small"
+    assert event["related"][0]["prefect.resource.id"] == f"latentpipe.model.{moved['encoded']['model']}"
+    assert event["payload"]["snapshot"] == moved["encoded"]["snapshot"]
+    assert ("height", "distance") in {(it["name"], it["what"]) for it in event["payload"]["moved"]}
+    assert "the data moved" in event["payload"]["told"]
+
+
+def events(name: str) -> list[dict[str, Any]]:
+    """Those of this name that the server has."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        answer = client.request("POST", "/events/filter", json={"filter": {"event": {"name": [name]}}})
+    found: list[dict[str, Any]] = answer.json()["events"]
+    return found
+
+
+def until(answer: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Its first answer that is not empty; events are on their way for a while."""
+    for _ in range(200):
+        if found := answer():
+            return found
+        time.sleep(0.1)
+    return []
 
 
 @pytest.mark.usefixtures("prefect_up")
