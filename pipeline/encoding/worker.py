@@ -75,8 +75,13 @@ class Encoder:
         unit.source.check()
         if aside.rows:
             parts.append(write(directory, f"_quarantine/{unit.name}", [aside.batch()], schema=QUARANTINE))
-        facts = {"rows": parts[0].rows, "quarantined": len(aside.rows), "watched": watch and watch.facts()}
-        return Made(unit=unit.number, parts=tuple(parts), **facts)
+        return Made(
+            unit=unit.number,
+            parts=tuple(parts),
+            rows=parts[0].rows,
+            quarantined=len(aside.rows),
+            watched=watch.facts() if watch else None,
+        )
 
     def _tables(self, file: pq.ParquetFile, unit: Unit) -> Generator[pa.Table, None, None]:
         """The unit's rows, sorted by id, a row group at a time; if they are not sorted, all are read before."""
