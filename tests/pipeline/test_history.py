@@ -137,7 +137,7 @@ def test_datasets_stay_and_products_go_where_storage_says(tmp_path: Path) -> Non
     assert storage.root(far, "datasets") == far.root / "datasets" / "small"
     near = runfile.parse(small_settings(tmp_path, storage={"uri": str(tmp_path / "products")}))
     assert storage.root(near, "reduced") == tmp_path / "products/reduced/small"
-    for uri in ("gs://b/k", "s3://user:secret@b/k", "s3://b/k?endpoint_override=x"):
+    for uri in ("gs://bucket/k", "s3://user:secret@bucket/k", "s3://bucket/k?endpoint_override=x"):
         with pytest.raises(ConfigError, match=r"storage: uri: a folder, or s3://bucket/prefix"):
             runfile.parse(small_settings(tmp_path, storage={"uri": uri}))
 

@@ -30,11 +30,15 @@ def test_a_path_stays_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_a_link_leads_to_either() -> None:
     """As the report's in Prefect's UI."""
-    assert (uri("/w/latents/v000001"), uri("s3://b/v000001")) == ("file:///w/latents/v000001", "s3://b/v000001")
+    assert (uri("/w/latents/v000001"), uri("s3://bucket/v000001")) == (
+        "file:///w/latents/v000001",
+        "s3://bucket/v000001",
+    )
 
 
 @pytest.mark.parametrize(
-    "wrong", ["gs://b/k", "s3://", "s3:///k", "s3://b//k", "s3://b/k?region=x", "s3://key:secret@b/k"]
+    "wrong",
+    ["gs://bucket/k", "s3://", "s3:///k", "s3://bucket//k", "s3://bucket/k?region=x", "s3://key:secret@bucket/k"],
 )
 def test_what_is_no_place_is_refused(wrong: str) -> None:
     """Without repeating what may be a secret's option."""
