@@ -47,7 +47,7 @@ class Patience:
                     raise
                 wait = random.uniform(0, longest)  # noqa: S311 - nothing to guess
                 if not passing(error) or time.monotonic() - began + wait > self.total_s:
-                    raise InfrastructureError(f"the store does not answer: {error}", where, ANSWER) from error
+                    raise InfrastructureError(f"the store does not answer: {_reason(error)}", where, ANSWER) from error
             time.sleep(wait)
             longest = min(2 * longest, self.longest_s)
 
@@ -57,6 +57,12 @@ def passing(error: BotoCoreError | ClientError) -> bool:
     if isinstance(error, ClientError):
         return status(error) >= 500 or status(error) == 429 or error.response["Error"]["Code"] in BUSY
     return isinstance(error, ConnectionBroken | HTTPClientError | IncompleteReadError)
+
+
+def _reason(error: BotoCoreError | ClientError) -> str:
+    if not isinstance(error, ClientError):
+        return str(error)
+    return f"{error.operation_name}: {error.response['Error']['Code']}, {error.response['Error'].get('Message', '')}"
 
 
 def status(error: ClientError) -> int:

@@ -100,6 +100,12 @@ def located(text: str | Location) -> Location:
     return Remote(uri)
 
 
+def uri(text: str) -> str:
+    """What a browser, or another program, takes for a snapshot's place: `file://` or `s3://`."""
+    place = located(text)
+    return place.as_uri() if isinstance(place, Path) else place.uri
+
+
 def arrow(location: Location) -> tuple[fs.FileSystem, str]:
     """The filesystem of a place, and its path there, as pyarrow's readers take them."""
     if isinstance(location, Path):

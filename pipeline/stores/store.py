@@ -15,8 +15,9 @@ from pipeline.stores.remote import Location
 class Store(Protocol):
     """Places below one root are `Any`: each store knows its own."""
 
-    AT_ONCE: int
-    """Files that are accepted at a time."""
+    @property
+    def AT_ONCE(self) -> int:  # noqa: N802 - a constant of each
+        """Files that are accepted at a time."""
 
     def ready(self, root: Any) -> None:
         """Raise InfrastructureError unless snapshots can be published there. Deletes nothing, leaves nothing."""

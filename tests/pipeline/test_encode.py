@@ -17,12 +17,13 @@ import torch
 from harness import small_settings
 from workspaces import untrained
 
-from pipeline import encode, ingest, keys, latents, reference, runfile
-from pipeline.config import EVIDENCE, RunConfig
+from pipeline import encode, ingest, keys, latents, reduce, report, runfile, sample
+from pipeline.config import EVIDENCE, RunConfig, Storage
 from pipeline.encoding import account, units
 from pipeline.errors import DataError
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
+from pipeline.stores.remote import Remote
 from vae import checkpoint
 
 EVERYTHING = {"draws": 2, "importance_samples": 3, "errors": True, "imputed": 2}
@@ -314,3 +315,19 @@ def test_loads_are_biggest_first_and_small_ones_together() -> None:
     assert sorted(index for load in found for index in load) == list(range(102))
     assert found[:2] == [[100], [101]]
     assert all(sum(sizes[index] for index in load) <= 64 for load in found[2:])
+
+
+def test_a_bucket_holds_what_a_folder_holds(tmp_path: Path, home: Remote) -> None:
+    """encode, reduce, sample and the report's plots; the same rows, and the second time nothing to do."""
+    far = runfile.parse(small_settings(tmp_path, storage={"uri": str(home)}, report={"colour_by": "note"}))
+    near = replace(far, storage=Storage())
+    dataset = ingest.ingest(far)
+    registered = model_of(far, tmp_path / "model")
+    ours, theirs = (encode.encode(it, registered, dataset) for it in (near, far))
+    assert theirs.snapshot == f"{home}/latents/small/v000001"
+    assert latents.read(theirs.snapshot).to_table().equals(latents.read(ours.snapshot).to_table())
+    reduced = reduce.reduce(far, theirs)
+    assert reduce.reduce(far, encode.latest(far)).new is encode.encode(far, registered, dataset).new is False
+    assert len(report._scatter(far, theirs, reduced).axes[0].collections) >= 1
+    drawn = sample.sample(far, registered, rows=5, seed=0)
+    assert latents.open_file(*Snapshot.at(drawn.snapshot).files).count_rows() == 5

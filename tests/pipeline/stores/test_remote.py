@@ -10,7 +10,7 @@ from servers import Bucket
 
 from pipeline import latents, snapshots
 from pipeline.errors import ConfigError, DataError, InfrastructureError
-from pipeline.stores.remote import Remote, located, names, sizes
+from pipeline.stores.remote import Remote, located, names, sizes, uri
 
 
 def test_a_place_has_the_parts_of_a_path() -> None:
@@ -28,13 +28,22 @@ def test_a_path_stays_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert located("w/latents") == located(Path("w/latents")) == tmp_path / "w/latents"
 
 
+def test_a_link_leads_to_either() -> None:
+    """As the report's in Prefect's UI."""
+    assert (uri("/w/latents/v000001"), uri("s3://bucket/v000001")) == (
+        "file:///w/latents/v000001",
+        "s3://bucket/v000001",
+    )
+
+
 @pytest.mark.parametrize(
-    "uri", ["gs://b/k", "s3://", "s3:///k", "s3://b//k", "s3://b/k?region=x", "s3://key:secret@b/k"]
+    "wrong",
+    ["gs://bucket/k", "s3://", "s3:///k", "s3://bucket//k", "s3://bucket/k?region=x", "s3://key:secret@bucket/k"],
 )
-def test_what_is_no_place_is_refused(uri: str) -> None:
+def test_what_is_no_place_is_refused(wrong: str) -> None:
     """Without repeating what may be a secret's option."""
     with pytest.raises(ConfigError, match="no place for snapshots"):
-        located(uri)
+        located(wrong)
 
 
 def test_what_lies_there(home: Remote, bucket: Bucket) -> None:
