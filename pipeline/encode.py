@@ -12,22 +12,23 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import keys, latents
+from pipeline import keys
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.encoding import account, units
 from pipeline.encoding.account import Change, Made
-from pipeline.encoding.output import Output
 from pipeline.encoding.units import Unit
 from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
-from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.spread import Spread, actors, threads
 from pipeline.storage import attempt, publish, standing
+
+if TYPE_CHECKING:
+    from pipeline.encoding.output import Output
 
 MB: Final = 1 << 20
 
@@ -82,6 +83,8 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
 
 def latest(config: RunConfig) -> Encoded:
     """The newest latents of the run's name. Raises DataError if there are none."""
+    from pipeline import latents
+
     return record(latents.resolve(root(config)))
 
 
@@ -98,6 +101,8 @@ def _dataset(ingested: Ingested) -> Snapshot:
 
 
 def _output(config: RunConfig, registered: Registered, directory: Path) -> Output:
+    from pipeline.encoding.output import Output
+
     return Output(
         directory=directory,
         model=registered.model,
@@ -158,7 +163,9 @@ def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
 
 
 def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
+    from pipeline import latents
     from pipeline.codec import Codec
+    from pipeline.schema import table_schema
     from vae import checkpoint
 
     passthrough = [it for it in table_schema(config) if it.name in config.role("passthrough")]

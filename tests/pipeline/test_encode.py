@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import small_settings
+from harness import ROOT, small_settings
 
 from pipeline import encode, ingest, keys, latents, runfile
 from pipeline.config import RunConfig
@@ -300,3 +302,10 @@ def test_loads_are_biggest_first_and_small_ones_together() -> None:
     assert sorted(index for load in found for index in load) == list(range(102))
     assert found[:2] == [[100], [101]]
     assert all(sum(sizes[index] for index in load) <= 64 for load in found[2:])
+
+
+def test_where_nothing_changed_nothing_heavy_is_loaded() -> None:
+    """A second run costs what Python and pyarrow cost: the module alone loads no torch, Ray, MLflow or pandas."""
+    told = "import sys, pipeline.encode; print({'torch', 'ray', 'mlflow', 'pandas', 'pyarrow'} & {*sys.modules})"
+    ended = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "{'pyarrow'}\n"
