@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import drift, keys, latents, storage
+from pipeline import keys, storage
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.encoding import account, units
 from pipeline.encoding.account import Change, Made
-from pipeline.encoding.output import Output
 from pipeline.encoding.units import Unit
 from pipeline.errors import DataError
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Ingested, Registered
-from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.spread import Spread, actors, threads
 from pipeline.storage import attempt, publish, standing, verify_ids
 from pipeline.stores.remote import Location
-from pipeline.watch import Watch, known
+
+if TYPE_CHECKING:
+    from pipeline.encoding.output import Output
 
 MB: Final = 1 << 20
 
@@ -89,6 +89,8 @@ def record(snapshot: Snapshot, *, new: bool = False) -> Encoded:
 
 def latest(config: RunConfig) -> Encoded:
     """The newest latents of the run's name. Raises DataError if there are none."""
+    from pipeline import latents
+
     return record(latents.resolve(root(config)))
 
 
@@ -106,6 +108,9 @@ def _dataset(ingested: Ingested) -> Snapshot:
 
 def _output(config: RunConfig, registered: Registered, directory: Location, *, rows: int) -> Output:
     """What workers are told who have so many rows to encode."""
+    from pipeline.encoding.output import Output
+    from pipeline.watch import known
+
     return Output(
         directory=directory,
         model=registered.model,
@@ -157,7 +162,9 @@ def _workers(config: RunConfig, fresh: Sequence[Unit]) -> Iterator[Spread]:
 
 def _drift(config: RunConfig, worker: Output, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The judgement on the rows encoded now; None where none were, or by a model without its training rows' counts."""
+    from pipeline import drift
     from pipeline.training.worker import STORY
+    from pipeline.watch import Watch
 
     if not seen:
         return None
@@ -179,9 +186,11 @@ def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
 
 def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
     """What is known before any row is encoded. Raises ConfigError or DataError if the model has not what is asked."""
+    from pipeline import latents
     from pipeline.arithmetic import arithmetic
     from pipeline.codec import Codec
     from pipeline.evidence import Evidence
+    from pipeline.schema import table_schema
     from vae import checkpoint
 
     codec = Codec.load(registered.model)

@@ -6,6 +6,7 @@ In a thread of the driver or on another machine. Only facts leave it; rows in = 
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Final
@@ -70,8 +71,8 @@ class Encoder:
             unit.source.verify()
         with opened(unit.source.path, verified=unit.first == 0) as file:
             schema = self._schema(file.schema_arrow, unit)
-            batches = ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside, watch))
-            parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
+            with closing(ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside, watch))) as batches:
+                parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
         unit.source.check()
         if aside.rows:
             parts.append(write(directory, f"_quarantine/{unit.name}", [aside.batch()], schema=QUARANTINE))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import small_settings
+from harness import ROOT, small_settings
 from workspaces import untrained
 
 from pipeline import encode, ingest, keys, latents, reduce, report, runfile, sample
@@ -331,3 +333,10 @@ def test_a_bucket_holds_what_a_folder_holds(tmp_path: Path, home: Remote) -> Non
     assert len(report._scatter(far, theirs, reduced).axes[0].collections) >= 1
     drawn = sample.sample(far, registered, rows=5, seed=0)
     assert latents.open_file(*Snapshot.at(drawn.snapshot).files).count_rows() == 5
+
+
+def test_where_nothing_changed_nothing_heavy_is_loaded() -> None:
+    """A second run costs what Python and pyarrow cost: the module alone loads no torch, Ray, MLflow or pandas."""
+    told = "import sys, pipeline.encode; print({'torch', 'ray', 'mlflow', 'pandas', 'pyarrow'} & {*sys.modules})"
+    ended = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "{'pyarrow'}\n"
