@@ -212,8 +212,8 @@ class Encode:
     """Also write where the row's ELBO and its total error lie among those of training rows, 0 to 100. Costs two fifths
     of the throughput, of which it shares with `elbo` and `worst`: all three cost less than half; and 7 bytes a row."""
     worst: bool = True
-    """Also name the three columns that are reconstructed worst, by error in units of the training rows' usual one. Costs
-    a quarter of the throughput and 12 bytes a row."""
+    """Also name the three columns that are reconstructed worst, by error in units of the training rows' usual one.
+    Costs a quarter of the throughput and 12 bytes a row."""
     errors: bool = False
     """Also write the reconstruction's error in each column, in its own units. Costs a third of the throughput and up to
     4 bytes a column and row."""
