@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandas.util import hash_array
 
 from pipeline.parts import ROW_GROUP_ROWS, Part, ascending, opened, plain_id
 from pipeline.stores.remote import Location, located
@@ -70,6 +69,8 @@ def repeats(ids: pa.ChunkedArray) -> dict[int | str, int]:
 
 def buckets_of(ids: pa.Array, buckets: int) -> Buckets:
     """The bucket of each id: of an integer its remainder, of a text that of its hash."""
+    from pandas.util import hash_array
+
     if pa.types.is_integer(ids.type):
         numbers: Buckets = ids.to_numpy(zero_copy_only=False).astype(np.int64)
         return numbers % buckets

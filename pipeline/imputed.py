@@ -3,7 +3,7 @@
 A struct of the columns that may have missing cells; each is null where the cell was there, else `value` with `sd`, in
 the column's units, or with the `probability` of that category. A vector that misses some elements is given whole, with
 an sd of 0, or a probability of 1, for those that were there. An sd is null where the distribution has none. The whole
-is null where nothing was missing.
+is null where nothing was missing. Vectors are lists: pyarrow cannot read a fixed_size_list back that is null.
 """
 
 from __future__ import annotations
@@ -86,25 +86,25 @@ def _certain(feature: Feature) -> str:
 
 
 def _cell(feature: Feature) -> pa.StructType:
-    number = pa.list_(pa.float32(), feature.width) if feature.vector else pa.float32()
-    return pa.struct([pa.field("value", feature.arrow), pa.field(_certain(feature), number)])
+    kinds = ("value", feature.scalar), (_certain(feature), pa.float32())
+    return pa.struct([pa.field(name, pa.list_(kind) if feature.vector else kind) for name, kind in kinds])
 
 
 def _column(feature: Feature, value: Doubles, sure: Doubles, missing: Observed) -> pa.StructArray:
     """The cells of one column; `value` holds codes, or numbers in original units."""
     if feature.coded:
-        cells = feature.restore(value.astype(np.float32))
+        cells = elements(feature.restore(value.astype(np.float32)), feature.width)
     else:
         levels = feature.levels - 1 if feature.likelihood == "bernoulli" else 1
-        numbers = to_cells(value.ravel() * levels, feature.scalar)
-        cells = pa.FixedSizeListArray.from_arrays(numbers, type=feature.arrow) if feature.vector else numbers
+        cells = to_cells(value.ravel() * levels, feature.scalar)
         sure = sure * levels if _certain(feature) == "sd" else sure
     sure = np.where(missing, sure, float(_certain(feature) == "probability"))
-    certain = floats(sure.ravel())
+    children = [cells, floats(sure.ravel())]
     if feature.vector:
-        certain = pa.FixedSizeListArray.from_arrays(certain, feature.width)
+        ends = pa.array(np.arange(len(value) + 1, dtype=np.int32) * feature.width)
+        children = [pa.ListArray.from_arrays(ends, it) for it in children]
     there = pa.array(~missing.any(1))
-    return pa.StructArray.from_arrays([cells, certain], fields=list(_cell(feature)), mask=there)
+    return pa.StructArray.from_arrays(children, fields=list(_cell(feature)), mask=there)
 
 
 def floats(numbers: Doubles) -> pa.Array:

@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import jobs
 import numpy as np
+import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline import draws, reference
+from pipeline import draws, parts, reference
 from pipeline.codec import Codec
 from pipeline.config import EVIDENCE, Encode
 from pipeline.errors import ConfigError, DataError
@@ -212,7 +216,7 @@ def test_imputed_says_which_cells_and_how_sure(codec: Codec) -> None:
             missing = np.asarray(rows[feature.name].is_null())
         assert np.array_equal(np.asarray(pc.is_valid(pc.struct_field(imputed, feature.name))), missing)
         complete &= ~missing
-        assert cells.type.field("value").type == feature.arrow
+        assert cells.type.field("value").type == (pa.list_(feature.scalar) if feature.vector else feature.arrow)
         sure = [it for row in np.flatnonzero(missing) for it in np.ravel(cells[row].as_py()[cells.type[1].name])]
         assert cells.type[1].name == ("probability" if feature.coded else "sd")
         assert all(0 < it <= 1 if feature.coded else it > 0 for it in sure)
@@ -302,6 +306,27 @@ def test_few_rows_of_many_are_measured_evenly(codec: Codec, monkeypatch: pytest.
     it = reference.measure(codec.model, codec.features, lambda at: (values[at], observed[at]), rows=400)
     assert it.rows == 100
     np.testing.assert_allclose(it.mu, codec.encode(rows.take(list(range(0, 400, 40)))).mu, rtol=1e-4, atol=1e-5)
+
+
+def test_every_reader_finds_the_draws_the_worst_and_the_imputed(codec: Codec, tmp_path: Path) -> None:
+    """From our Parquet: polars, DuckDB and pandas read the same numbers, lists and structs as pyarrow."""
+    table = found(codec, jobs.table(), EVERYTHING)
+    part = parts.write(tmp_path, "part", table.to_batches(), schema=table.schema)
+    path = tmp_path / part.staged
+    frame = polars.read_parquet(path)
+    assert frame.schema["z"] == polars.Array(polars.Float32, (3, codec.latent))
+    assert frame["z"].to_numpy().tolist() == table["z"].to_pylist()
+    first = frame["worst"].list.first().struct.field("column").to_list()
+    assert first == [row[0]["column"] for row in table["worst"].to_pylist()]
+    query = f"SELECT imputed.city.value, imputed.city.probability, z[2], elbo FROM '{path}'"
+    expected = zip(table["imputed"].to_pylist(), table["z"].to_pylist(), table["elbo"].to_pylist(), strict=True)
+    for row, (imputed, z, elbo) in zip(duckdb.connect().execute(query).fetchall(), expected, strict=True):
+        cell = (imputed and imputed["city"]) or {"value": None, "probability": None}
+        assert row == (cell["value"], cell["probability"], z[1], elbo)
+    assert pq.read_table(path).equals(table)
+    plain = pd.read_parquet(path)
+    assert np.stack(plain["z"].map(np.stack).to_list()).tolist() == table["z"].to_pylist()
+    assert plain["elbo_percentile"].tolist() == table["elbo_percentile"].to_pylist()
 
 
 def test_every_column_has_its_setting(codec: Codec) -> None:
