@@ -47,11 +47,11 @@ class Line:
         on = self.edges[np.minimum(above, len(self.edges) - 1)] == numbers
         return np.bincount(2 * above + on, minlength=self.cells)
 
-    def gather(self, weights: npt.NDArray[np.float32], numbers: Numbers) -> npt.NDArray[np.float32]:
+    def gather(self, weights: npt.NDArray[np.float32], numbers: Numbers) -> Numbers:
         """`[draw, cell]`: what numbers weigh together, by `weights[draw, number]`."""
         cell = 2 * np.searchsorted(self.edges, numbers, side="left")  # on an edge lies hardly one of them
-        weighed: npt.NDArray[np.float32] = weights @ (cell[:, None] == np.arange(self.cells)).astype(weights.dtype)
-        return weighed
+        gathered = weights @ (cell[:, None] == np.arange(self.cells)).astype(weights.dtype)
+        return np.asarray(gathered, dtype=np.float64)
 
     def wasserstein(self, excess: Numbers) -> Numbers:
         """W1, the area between the two distribution functions, in spreads."""

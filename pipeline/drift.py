@@ -220,4 +220,4 @@ class _Bench:
 
     def _shares(self, share: float, counts: Numbers) -> Numbers:
         rows = max(round(counts.sum()), 1)
-        return self.generator.binomial(rows, share, DRAWS) / rows
+        return np.asarray(self.generator.binomial(rows, share, DRAWS) / rows)

@@ -145,7 +145,7 @@ def hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     else:
         plain = _sums(ids.cast(pa.large_binary()).combine_chunks())
     mixed = plain * _PLACES[0]  # integers in a row lie apart; the upper half decides
-    return (mixed ^ (mixed >> np.uint64(32))) * _PLACES[1]
+    return np.asarray((mixed ^ (mixed >> np.uint64(32))) * _PLACES[1])
 
 
 def _sums(texts: pa.LargeBinaryArray) -> npt.NDArray[np.uint64]:
@@ -154,7 +154,7 @@ def _sums(texts: pa.LargeBinaryArray) -> npt.NDArray[np.uint64]:
     used = np.frombuffer(letters or b"", np.uint8)[ends[0] : ends[-1]]
     place = np.arange(len(used)) - np.repeat(ends[:-1] - ends[0], np.diff(ends))
     summed = np.append(np.uint64(0), np.cumsum((used + np.uint64(1)) * _PLACES[place % len(_PLACES)]))
-    return np.diff(summed[ends - ends[0]])
+    return np.asarray(np.diff(summed[ends - ends[0]]))
 
 
 def save_expected(

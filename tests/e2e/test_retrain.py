@@ -66,7 +66,7 @@ class Server:
 
     def run(self, *command: str) -> None:
         """To its end."""
-        subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=200)
+        subprocess.run(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, check=True, timeout=200)
 
     def ask(self, path: str, **criteria: Any) -> Any:
         """What the server answers."""
