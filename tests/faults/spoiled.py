@@ -1,0 +1,150 @@
+"""Acts on what an encode stands on: its disk, its input, its nodes' code, and another run beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from faults.grounds import NAME, OLD, arguments, read
+from faults.late import Act, cleared, ends, goes_on
+from faults.scene import Driver, Scene, signalled
+from harness import LATENTPIPE, ROOT
+from nodes import head
+
+FULL = "No space left on device"
+
+
+def disk_full(scene: Scene, luck: random.Random) -> str:
+    """The disk is too small for the codes; then it is made larger."""
+    wrong = ends(scene.start(), 4, says=(str(scene.root), FULL)) or cleared(scene) or scene.old_stands()
+    scene.disk.grow()
+    return wrong or goes_on(scene)
+
+
+def disk_full_at(point: str) -> Act:
+    """Not a byte is left when the driver comes to the point; before the commit nothing may be there, then all."""
+
+    def act(scene: Scene, luck: random.Random) -> str:
+        driver = scene.start(stop=(point, "SIGSTOP"))
+        driver.until(lambda: driver.process.status() == psutil.STATUS_STOPPED)
+        scene.disk.fill()
+        signalled([driver.process], signal.SIGCONT)
+        wrong = ends(driver, 4, says=(str(scene.root), FULL)) or cleared(scene)
+        wrong = wrong or ("" if point == "pointing" else scene.old_stands())
+        scene.disk.grow()
+        return wrong or goes_on(scene)
+
+    return act
+
+
+def log_full(scene: Scene, luck: random.Random) -> str:
+    """Logs find no room: a run that needs none of them ends well, or says which disk is full."""
+    scene.disk.fill()
+    wrong = ends(scene.start(), 0)
+    scene.disk.grow()
+    return wrong or cleared(scene)
+
+
+def quarantine_full(scene: Scene, luck: random.Random) -> str:
+    """Of an ingest, all of whose rows are set aside; with more room it publishes them."""
+    table = scene.folder / "bad.csv"
+    table.write_text("id,x00\n" + "".join(f"{number},no number {number * 7919}\n" for number in range(200_000)))
+    columns = ['columns.id={type="int64",role="id"}', 'columns.x00={type="float32",likelihood="gaussian"}']
+    settings = [f"data.uri={table}", "data.on_bad_row=quarantine", "data.quarantine_limit=1.0", "name=bad", *columns]
+    (scene.folder / "bad.toml").write_text("name = 'bad'\n[data]\nuri = 'bad.csv'\n")
+    command = [LATENTPIPE, *arguments("ingest", *settings)]
+    command[2] = "bad.toml"
+    wrong = ends(Driver(scene, command), 4, says=(str(scene.disk.folder), FULL))
+    if not wrong and list(scene.disk.folder.rglob("v*/_manifest.json")):
+        wrong = "published all the same"
+    scene.disk.grow()
+    wrong = wrong or ends(Driver(scene, command), 0)
+    if wrong:
+        return wrong
+    [aside] = read(scene.disk.folder)["versions"]
+    return "; ".join(aside["problems"]) or goes_on(scene)
+
+
+def input_changed(when: Callable[[Scene], object], how: Callable[[Path], None]) -> Act:
+    """A file of the dataset, the last to be read, is no longer the one that its manifest lists."""
+
+    def act(scene: Scene, luck: random.Random) -> str:
+        dataset = scene.folder / "workspace" / "datasets" / NAME / "v000001"
+        victim = max(dataset.glob("*.parquet"))
+        kept = victim.read_bytes()
+        driver = scene.start("encode.num_workers=1")
+        driver.until(lambda: when(scene))
+        how(victim)
+        wrong = ends(driver, 3, says=(str(victim),)) or cleared(scene) or scene.old_stands()
+        victim.write_bytes(kept)
+        return wrong or goes_on(scene)
+
+    return act
+
+
+def other_values(path: Path) -> None:
+    """Other numbers in as many rows: a whole Parquet file, put in its place at once."""
+    table = pq.read_table(path)
+    changed = table.set_column(1, table.schema.field(1), pc.add(table.column(1), pa.scalar(1, pa.float32())))
+    pq.write_table(changed, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def cut_short(path: Path) -> None:
+    """Half of its bytes, in place."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def version_skew(scene: Scene, luck: random.Random) -> str:
+    """The nodes of a cluster run another version of the code than the driver."""
+    other = scene.folder / "other"
+    for package in ("pipeline", "vae", "flows"):
+        shutil.copytree(ROOT / package, other / package, ignore=shutil.ignore_patterns("__pycache__"))
+    keys = other / "pipeline" / "keys.py"
+    keys.write_text(keys.read_text().replace('"latents": ', '"latents": 9'))
+    with cluster(scene, other) as address:
+        wrong = ends(scene.start(f"cluster.address={address}"), 4, says=("the driver runs", "'latents'"))
+        wrong = wrong or scene.old_stands()
+    return wrong or goes_on(scene)
+
+
+@contextmanager
+def cluster(scene: Scene, code: Path) -> Iterator[str]:
+    """A head node whose workers import that code."""
+    with mock.patch.dict(os.environ, {**scene.environment, "PYTHONPATH": str(code)}):
+        ray = head(scene.folder / "head.log")
+        address = ray.__enter__()
+    try:
+        yield address
+    finally:
+        ray.__exit__(*sys.exc_info())
+
+
+def same_at_once(scene: Scene, luck: random.Random) -> str:
+    """Two runs of one key, neither of which knows of the other: one commit; and both fetch the model."""
+    shutil.rmtree(scene.folder / "workspace" / "models")
+    both = [scene.start() for _ in range(2)]
+    return next((wrong for it in both if (wrong := ends(it, 0))), "") or cleared(scene)
+
+
+def others_at_once(scene: Scene, luck: random.Random) -> str:
+    """Two runs of different keys into one folder, each of which then stands with all its files."""
+    shutil.rmtree(scene.root)
+    both = [scene.start(), scene.start(*OLD)]
+    if wrong := next((wrong for it in both if (wrong := ends(it, 0))), "") or cleared(scene):
+        return wrong
+    found = read(scene.root)
+    problems = [*found["problems"], *(problem for it in found["versions"] for problem in it["problems"])]
+    whole = [it["unique"] == it["rows"] == len(scene.grounds.ids) and it["digests"] for it in found["versions"]]
+    return "; ".join(problems) or ("" if whole == [True, True] else f"{found}")
