@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import random
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -58,7 +61,7 @@ AT_ONCE: dict[str, Act] = {"two runs of one key at once": spoiled.same_at_once}
 
 def case(row: int, name: str, act: Act, mode: str, *, number: int = 0, disk: tuple[str, int] | None = None) -> Case:
     """An act on a scene of its own, and the judge's word on it."""
-    title = f"{name}, {mode}" + (f" {number}" if number else "")
+    title = f"{name}, {mode}" + (f" #{number}" if number else "")
 
     def run(folder: Path) -> Found:
         with Scene(grounds(), folder, mode, disk) as scene:
@@ -102,27 +105,49 @@ def full_disks(mode: str) -> list[Case]:
     ]
 
 
+def judged(it: Case) -> Found:
+    """What came of it, in a folder of its own; whatever goes wrong is a failure of the case."""
+    with tempfile.TemporaryDirectory(prefix="fault-") as folder:
+        try:
+            return it.run(Path(folder))
+        except Exception:
+            return Found(failed=traceback.format_exc())
+
+
+def table(story: list[tuple[Case, Found]]) -> list[str]:
+    """A line per fault, and what was found."""
+    lines = ["| row | fault | cases | lost | duplicated | torn | failed |", "|---|---|---|---|---|---|---|"]
+    for row, name in dict.fromkeys((it.row, it.name.partition(" #")[0]) for it, _ in story):
+        mine = [found for it, found in story if (it.row, it.name.partition(" #")[0]) == (row, name)]
+        sums = [sum(getattr(it, what) for it in mine) for what in ("lost", "duplicated", "torn")]
+        cells = [row, name, len(mine), *sums, sum(bool(it.failed) for it in mine)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
 def main() -> None:
-    """Run them one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--many", action="store_true")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--named", default="")
-    parser.add_argument("--results", type=Path)
+    """Run them one after the other, tell, write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--many", action="store_true", help="ten times as many")
+    parser.add_argument("--only", default="", help="rows of the matrix, such as 2,3")
+    parser.add_argument("--named", default="", help="part of the names of the cases")
+    parser.add_argument("--results", type=Path, help="Markdown file to write")
     asked = parser.parse_args()
-    rows = {int(row) for row in asked.only.split(",") if row}
-    wanted = [it for it in cases(asked.many) if (not rows or it.row in rows) and asked.named in it.name]
-    lines = []
-    for it in wanted:
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="fault-") as folder:
-            try:
-                found = it.run(Path(folder))
-            except Exception:
-                found = Found(failed=traceback.format_exc())
-        print(f"{it.row:>2} {it.name}: {found} {time.monotonic() - began:.0f} s", flush=True)
-        lines.append((it, found))
-    print(json.dumps({"cases": len(lines), "failed": [it.name for it, found in lines if found.failed]}))
+    rows, story, began = {int(row) for row in asked.only.split(",") if row}, [], time.monotonic()
+    for it in cases(asked.many):
+        if (not rows or it.row in rows) and asked.named in it.name:
+            since = time.monotonic()
+            story.append((it, judged(it)))
+            print(f"{it.row:>2} {it.name}, {time.monotonic() - since:.0f} s: {story[-1][1]}", flush=True)
+    sums = {what: sum(getattr(found, what) for _, found in story) for what in ("lost", "duplicated", "torn")}
+    failed = [f"{it.row} {it.name}" for it, found in story if found != Found()]
+    facts = {"cases": len(story), **sums, "failed": failed, "seconds": round(time.monotonic() - began)}
+    where = f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores"
+    lines = [f"# Faults of encode ({where})", "", *table(story), "", json.dumps(facts)]
+    if asked.results:
+        asked.results.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines[2:]))
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

@@ -118,10 +118,10 @@ class Scene:
         psutil.wait_procs(left, timeout=30)
         self.until_end.close()
 
-    def start(self, *settings: str, stop: tuple[str, str] | None = None) -> Driver:
+    def start(self, *settings: str, mode: str = "", stop: tuple[str, str] | None = None) -> Driver:
         """An encode; with a point and a signal, one that signals itself there."""
         command = [sys.executable, str(HERE / "stopping.py"), *stop] if stop else [LATENTPIPE]
-        return Driver(self, [*command, *arguments("encode", *MODES[self.mode], *settings)])
+        return Driver(self, [*command, *arguments("encode", *MODES[mode or self.mode], *settings)])
 
     def run(self, *settings: str) -> Finished:
         """An encode that nobody disturbs, to its end."""
@@ -182,7 +182,7 @@ class Scene:
         if json.loads((self.root / "_latest.json").read_bytes())["snapshot"] != newest.name:
             problems.append("_latest.json does not name the newest snapshot")
         seen = self._seen()
-        lost, duplicated = self._rows([newest / part["path"] for part in manifest["files"]])
+        lost, duplicated = counted(self.grounds.ids, [newest / part["path"] for part in manifest["files"]])
         return Found(lost=lost, duplicated=duplicated, torn=len(seen), failed="; ".join([*problems, *seen]))
 
     def _again(self) -> list[str]:
@@ -211,11 +211,12 @@ class Scene:
         self.poller.stdin.close()
         self.poller.wait(timeout=PATIENCE_S)
 
-    def _rows(self, files: list[Path]) -> tuple[int, int]:
-        """How many ids of the table are missing, and how many are there too often."""
-        ids = pa.chunked_array([chunk for it in files for chunk in pq.read_table(it).column("id").chunks])
-        lost = pc.sum(pc.invert(pc.is_in(self.grounds.ids, ids))).as_py()
-        return lost, len(ids) - pc.count_distinct(ids).as_py()
+
+def counted(wanted: pa.ChunkedArray, files: list[Path]) -> tuple[int, int]:
+    """How many of these ids are in none of the files, and how many are there too often."""
+    ids = pa.chunked_array([chunk for it in files for chunk in pq.read_table(it).column("id").chunks])
+    lost = pc.sum(pc.invert(pc.is_in(wanted, ids))).as_py()
+    return lost, len(ids) - pc.count_distinct(ids).as_py()
 
 
 def told(process: psutil.Process) -> str:

@@ -16,13 +16,23 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from faults.grounds import NAME, OLD, arguments, read
+from faults.grounds import NAME, OLD, read
 from faults.late import Act, cleared, ends, goes_on
 from faults.scene import Driver, Scene, signalled
 from harness import LATENTPIPE, ROOT
 from nodes import head
 
 FULL = "No space left on device"
+BAD = """
+name = "bad"
+[data]
+uri = "bad.csv"
+on_bad_row = "quarantine"
+quarantine_limit = 1.0
+[columns]
+id = { type = "int64", role = "id" }
+x00 = { type = "float32", likelihood = "gaussian" }
+"""
 
 
 def disk_full(scene: Scene, luck: random.Random) -> str:
@@ -57,14 +67,11 @@ def log_full(scene: Scene, luck: random.Random) -> str:
 
 
 def quarantine_full(scene: Scene, luck: random.Random) -> str:
-    """Of an ingest, all of whose rows are set aside; with more room it publishes them."""
-    table = scene.folder / "bad.csv"
-    table.write_text("id,x00\n" + "".join(f"{number},no number {number * 7919}\n" for number in range(200_000)))
-    columns = ['columns.id={type="int64",role="id"}', 'columns.x00={type="float32",likelihood="gaussian"}']
-    settings = [f"data.uri={table}", "data.on_bad_row=quarantine", "data.quarantine_limit=1.0", "name=bad", *columns]
-    (scene.folder / "bad.toml").write_text("name = 'bad'\n[data]\nuri = 'bad.csv'\n")
-    command = [LATENTPIPE, *arguments("ingest", *settings)]
-    command[2] = "bad.toml"
+    """Of an ingest, most of whose rows are set aside; with more room it publishes them."""
+    rows = (f"{number},{number if number % 100 == 0 else luck.random().hex()}\n" for number in range(200_000))
+    (scene.folder / "bad.csv").write_text("id,x00\n" + "".join(rows))
+    (scene.folder / "bad.toml").write_text(BAD)
+    command = [LATENTPIPE, "ingest", "bad.toml", "--json"]
     wrong = ends(Driver(scene, command), 4, says=(str(scene.disk.folder), FULL))
     if not wrong and list(scene.disk.folder.rglob("v*/_manifest.json")):
         wrong = "published all the same"
