@@ -79,8 +79,7 @@ def quarantine_full(scene: Scene, luck: random.Random) -> str:
     wrong = wrong or ends(Driver(scene, command), 0)
     if wrong:
         return wrong
-    [aside] = read(scene.disk.folder)["versions"]
-    return "; ".join(aside["problems"]) or goes_on(scene)
+    return "; ".join(read(scene.disk.folder)["problems"]) or goes_on(scene)
 
 
 def input_changed(when: Callable[[Scene], object], how: Callable[[Path], None]) -> Act:
@@ -152,6 +151,5 @@ def others_at_once(scene: Scene, luck: random.Random) -> str:
     if wrong := next((wrong for it in both if (wrong := ends(it, 0))), "") or cleared(scene):
         return wrong
     found = read(scene.root)
-    problems = [*found["problems"], *(problem for it in found["versions"] for problem in it["problems"])]
-    whole = [it["unique"] == it["rows"] == len(scene.grounds.ids) and it["digests"] for it in found["versions"]]
-    return "; ".join(problems) or ("" if whole == [True, True] else f"{found}")
+    whole = [it["unique_ids"] == it["rows"] == len(scene.grounds.ids) for it in found["versions"]]
+    return "; ".join(found["problems"]) or ("" if whole == [True, True] else f"{found}")
