@@ -71,11 +71,11 @@ def case(row: int, name: str, act: Act, mode: str, *, number: int = 0, disk: tup
     return Case(row, title, run)
 
 
-def apart(row: int, name: str, act: Act, mode: str) -> Case:
+def apart(row: int, name: str, act: Act, mode: str, *, disk: tuple[str, int] | None = None) -> Case:
     """An act on a scene that the judge does not know, and that judges itself."""
 
     def run(folder: Path) -> Found:
-        with Scene(grounds(), folder, mode) as scene:
+        with Scene(grounds(), folder, mode, disk) as scene:
             return Found(failed=act(scene, random.Random(0)))
 
     return Case(row, f"{name}, {mode}", run)
@@ -96,13 +96,18 @@ def cases(many: bool = False) -> list[Case]:
 
 def full_disks(mode: str) -> list[Case]:
     """Row 5."""
-    return [
-        case(5, "disk full at data", spoiled.disk_full, mode, disk=(LATENTS, 12 * MB)),
-        case(5, "disk full at the manifest", spoiled.disk_full_at("stating"), mode, disk=(LATENTS, 64 * MB)),
-        case(5, "disk full after the commit", spoiled.disk_full_at("pointing"), mode, disk=(LATENTS, 64 * MB)),
+    small, large = (LATENTS, 12 * MB), (LATENTS, 64 * MB)
+    found = [
+        case(5, "disk full at data", spoiled.disk_full, mode, disk=small),
+        case(5, "disk full at the manifest", spoiled.disk_full_at("stating"), mode, disk=large),
+        case(5, "disk full after the commit", spoiled.disk_full_at("pointing"), mode, disk=large),
         case(5, "disk full at logs", spoiled.log_full, mode, disk=(LOGS, 1 * MB)),
-        case(5, "disk full at the quarantine", spoiled.quarantine_full, mode, disk=("datasets/bad", 1 * MB)),
     ]
+    if mode == "threads":
+        found.append(apart(5, "disk full beside units carried over", spoiled.addition_full, mode, disk=large))
+        act = spoiled.quarantine_full
+        found.append(case(5, "disk full at the quarantine of rows", act, mode, disk=("datasets/bad", 1 * MB)))
+    return found
 
 
 def judged(it: Case) -> Found:

@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from faults.grounds import NAME, OLD, read
 from faults.late import Act, cleared, ends, goes_on
-from faults.scene import Driver, Scene, signalled
+from faults.scene import Driver, Scene, counted, signalled
 from harness import LATENTPIPE, ROOT
 from nodes import head
 
 FULL = "No space left on device"
+NEW = pa.array(range(10_000_000, 10_005_000), pa.int64())
+"""Ids of rows that come later."""
 BAD = """
 name = "bad"
 [data]
@@ -80,6 +82,36 @@ def quarantine_full(scene: Scene, luck: random.Random) -> str:
     if wrong:
         return wrong
     return "; ".join(read(scene.disk.folder)["problems"]) or goes_on(scene)
+
+
+def addition_full(scene: Scene, luck: random.Random) -> str:
+    """New rows find no room beside units that are carried over; those must stand, and with more room all is there."""
+    if wrong := goes_on(scene) or more_rows(scene):
+        return wrong
+    driver = scene.start(stop=("stating", "SIGSTOP"))
+    driver.until(lambda: driver.process.status() == psutil.STATUS_STOPPED)
+    scene.disk.fill()
+    signalled([driver.process], signal.SIGCONT)
+    wrong = ends(driver, 4, says=(str(scene.root), FULL)) or cleared(scene) or "; ".join(read(scene.root)["problems"])
+    if wrong or scene.published() != ["v000001", "v000002"]:
+        return wrong or f"published: {scene.published()}"
+    scene.disk.grow()
+    if wrong := goes_on(scene):
+        return wrong
+    wanted = pa.chunked_array([*scene.grounds.ids.chunks, NEW])
+    found = [*read(scene.root)["problems"], counted(wanted, sorted((scene.root / "v000003").glob("*.parquet")))]
+    return "" if found == [(0, 0)] else f"{found}"
+
+
+def more_rows(scene: Scene) -> str:
+    """Another file in the source, ingested."""
+    table = scene.folder / "table"
+    shutil.copytree(scene.grounds.folder / "table", table)
+    like = pq.read_table(table / "rows-0.parquet").slice(0, len(NEW))
+    pq.write_table(like.set_column(0, "id", NEW), table / "rows-9.parquet")
+    run = scene.folder / "run.toml"
+    run.write_text(run.read_text().replace(str(scene.grounds.folder / "table"), str(table)))
+    return ends(Driver(scene, [LATENTPIPE, "ingest", "run.toml", "--json"]), 0)
 
 
 def input_changed(when: Callable[[Scene], object], how: Callable[[Path], None]) -> Act:
