@@ -34,12 +34,12 @@ class Poller:
     def look(self) -> None:
         """Once: by the versions, by a plain glob, and by the pointer to the latest."""
         self.polls += 1
-        globbed = sorted(self.root.glob("*/*.parquet"))
+        globbed = sorted(self.root.glob("[!_]*/*.parquet"))
         versions = sorted(path for path in self.root.glob("v*") if path.is_dir())
         for version in versions:
             self._version(version)
         for path in globbed:
-            if not path.parent.name.startswith("_") and path.parent.name not in self.known:
+            if path.parent.name not in self.known:
                 self._complain(f"{path} is no snapshot's")
         if versions and versions[-1].name not in self.newest[-1:]:
             self.newest.append(versions[-1].name)
