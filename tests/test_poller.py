@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from faults.grounds import read
 from faults.poller import Poller
 from faults.scene import counted
 
 from pipeline.parts import write
 from pipeline.storage import attempt, publish
-
-READER = Path(__file__).parent / "faults" / "reader.py"
 
 
 def published(root: Path, key: str) -> Path:
@@ -35,14 +30,6 @@ def polled(root: Path) -> Poller:
     poller = Poller(root)
     poller.look()
     return poller
-
-
-def judged(root: Path) -> dict[str, Any]:
-    """By the reader in a process of its own."""
-    ended = subprocess.run([sys.executable, READER, root], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
 
 
 def cut(version: Path) -> None:
@@ -77,7 +64,7 @@ def test_nothing_is_wrong_with_what_was_published(tmp_path: Path) -> None:
     published(tmp_path, "b" * 64)
     poller.look()
     assert (poller.newest, poller.problems) == (["v000001", "v000002"], [])
-    found = judged(tmp_path)
+    found = read(tmp_path)
     assert found["problems"] == []
     assert [(it["rows"], it["unique_ids"]) for it in found["versions"]] == [(10, 10), (10, 10)]
 
@@ -108,7 +95,7 @@ def test_the_poller_finds_what_changes_behind_a_readers_back(tmp_path: Path) -> 
 def test_the_judge_finds_harm(tmp_path: Path, harm: str) -> None:
     """Each is said to be a problem."""
     HARM[harm][0](published(tmp_path, "a" * 64))
-    assert judged(tmp_path)["problems"]
+    assert read(tmp_path)["problems"]
 
 
 def test_the_judge_counts_what_is_missing_and_what_is_there_twice(tmp_path: Path) -> None:

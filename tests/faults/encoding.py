@@ -100,7 +100,7 @@ def full_disks(mode: str) -> list[Case]:
     found = [
         case(5, "disk full at data", spoiled.disk_full, mode, disk=small),
         case(5, "disk full at the manifest", spoiled.disk_full_at("stating"), mode, disk=large),
-        case(5, "disk full after the commit", spoiled.disk_full_at("pointing"), mode, disk=large),
+        case(5, "disk full after the commit", spoiled.disk_full_at("committing"), mode, disk=large),
         case(5, "disk full at logs", spoiled.log_full, mode, disk=(LOGS, 1 * MB)),
     ]
     if mode == "threads":

@@ -45,7 +45,7 @@ def disk_full(scene: Scene, luck: random.Random) -> str:
 
 
 def disk_full_at(point: str) -> Act:
-    """Not a byte is left when the driver comes to the point; before the commit nothing may be there, then all."""
+    """Not a byte is left when the driver comes to the point; a commit needs none, but the pointer after it does."""
 
     def act(scene: Scene, luck: random.Random) -> str:
         driver = scene.start(stop=(point, "SIGSTOP"))
@@ -53,7 +53,7 @@ def disk_full_at(point: str) -> Act:
         scene.disk.fill()
         signalled([driver.process], signal.SIGCONT)
         wrong = ends(driver, 4, says=(str(scene.root), FULL)) or cleared(scene)
-        wrong = wrong or ("" if point == "pointing" else scene.old_stands())
+        wrong = wrong or ("" if point == "committing" else scene.old_stands())
         scene.disk.grow()
         return wrong or goes_on(scene)
 
