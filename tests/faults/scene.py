@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,8 @@ class Scene:
     def __init__(self, grounds: Grounds, folder: Path, mode: str, disk: tuple[str, int] | None = None) -> None:
         self.grounds, self.folder, self.mode, self.small = grounds, folder, mode, disk
         self.until_end = ExitStack()
-        self.environment = {**os.environ, TAG: str(folder)}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = {**os.environ, **token, TAG: str(folder)}
         self.root = folder / "workspace" / "latents" / NAME
         shutil.copytree(grounds.folder / "workspace", folder / "workspace")
         shutil.copy(grounds.folder / "run.toml", folder)
