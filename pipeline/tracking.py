@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,7 @@ COMPARISON_TAG: Final = "latentpipe.comparison_key"
 TUNING_TAG: Final = "latentpipe.tuning_key"
 TRIAL_TAG: Final = "latentpipe.trial"
 CHAMPION: Final = "champion"
+PLACE_TRIES: Final = 3
 DIGEST_LENGTH: Final = 36
 """Longest dataset digest that MLflow's database holds."""
 
@@ -326,22 +328,37 @@ def model_files(config: RunConfig, version: ModelVersion) -> Path:
     directory: Path = config.root / "models" / digest[:16]
     if _holds(directory, digest):
         return directory
-    partial = directory.with_suffix(".partial")
-    for leftover in (directory, partial):
-        shutil.rmtree(leftover, ignore_errors=True)
+    partial = directory.with_name(f"{directory.name}.{uuid.uuid4().hex}")  # another run may be fetching it, too
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with mlflow_errors(config.name):
-        uri = f"models:/{config.name}/{version.version}/artifacts/model"
-        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(partial)))
-    fetched.rename(directory)
-    shutil.rmtree(partial, ignore_errors=True)
-    if not _holds(directory, digest):
-        raise InfrastructureError(
-            f"version {version.version} of {config.name!r} is not the model that was registered: its files changed",
-            str(directory),
-            "register the training again",
-        )
+    try:
+        with mlflow_errors(config.name):
+            uri = f"models:/{config.name}/{version.version}/artifacts/model"
+            fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(partial)))
+        if not _holds(fetched, digest):
+            raise InfrastructureError(
+                f"version {version.version} of {config.name!r} is not the model that was registered: its files changed",
+                uri,
+                "register the training again",
+            )
+        _placed(fetched, directory, digest)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def _placed(fetched: Path, directory: Path, digest: str) -> None:
+    """Give the model its name, which a damaged one may have, or another run's, fetched meanwhile."""
+    for _ in range(PLACE_TRIES):
+        try:
+            fetched.rename(directory)
+        except OSError:
+            if _holds(directory, digest):
+                return
+            with suppress(FileNotFoundError):
+                directory.rename(fetched.with_name("damaged"))
+        else:
+            return
+    raise InfrastructureError("cannot put the model there", str(directory), "check the folder, then run again")
 
 
 def _holds(directory: Path, digest: str) -> bool:
