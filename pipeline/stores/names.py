@@ -15,7 +15,7 @@ VERSION: Final = re.compile(r"v(\d{6,})")
 ATTEMPTS: Final = "_attempts"
 DATA: Final = "_data"
 LEASE: Final = "_lease"
-OURS: Final = re.compile(rf"{VERSION.pattern}|[._].*|contract\.toml")
+OURS: Final = re.compile(rf"{VERSION.pattern}|{ATTEMPTS}|{DATA}|_latest\.json|contract\.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class Leftover:
 
 def foreign(root: Location, names: Sequence[str]) -> None:
     """Raise InfrastructureError for a folder that holds files, none of which a snapshot's writer makes."""
-    if names and not any(OURS.fullmatch(name) for name in names):
-        some = ", ".join(sorted(names)[:3])
+    seen = sorted(name for name in names if not name.startswith("."))
+    if seen and not any(OURS.fullmatch(name) for name in seen):
+        some = ", ".join(seen[:3])
         raise InfrastructureError(
             f"not a folder of snapshots: it holds {some}", str(root), "name another workspace, or move these away"
         )

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 from faults.cases import Case, Found, total  # noqa: E402
 
-TOPICS = ("publishing", "encoding")
+TOPICS = ("publishing", "torn", "encoding")
 FAULTS = {
     1: "crash at every storage operation",
     2: "worker killed mid-file",

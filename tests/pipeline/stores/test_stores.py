@@ -12,9 +12,10 @@ import pytest
 from faults.writer import commit, parts_of
 
 from pipeline import latents, snapshots, storage
-from pipeline.errors import DataError, InfrastructureError
+from pipeline.errors import CommitConflict, DataError, InfrastructureError
 from pipeline.parts import Part, write
 from pipeline.stores import s3, store
+from pipeline.stores.local import Local
 from pipeline.stores.remote import Remote, names, sizes
 
 pytestmark = pytest.mark.usefixtures("s3_port")
@@ -107,6 +108,18 @@ def test_files_of_another_schema_are_not_published(root: Any) -> None:
     with pytest.raises(DataError, match=r"its schema is not that of part-00000\.parquet"):
         changed(root, lambda it, parts: [parts[0], write(it, name, [rows], schema=rows.schema)])
     assert snapshots.versions(root) == []
+
+
+def test_who_always_comes_too_late_is_told_by_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 5, with the winner's version and key; after so many tries."""
+    commit(tmp_path, "winner", [1])
+    tries: list[Path] = []
+    monkeypatch.setattr(Local, "commit", lambda self, data, target, manifest: tries.append(target))
+    with pytest.raises(
+        CommitConflict, match=r"other runs took 20 versions in a row, last v000001 by run key winner"
+    ) as it:
+        commit(tmp_path, "loser", [2])
+    assert (it.value.exit_code, len(tries)) == (5, storage.COMMIT_TRIES)
 
 
 @pytest.mark.parametrize(
