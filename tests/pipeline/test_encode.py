@@ -19,7 +19,7 @@ import torch
 from harness import ROOT, small_settings
 from workspaces import untrained
 
-from pipeline import encode, ingest, keys, latents, reduce, report, runfile, sample
+from pipeline import encode, ingest, keys, latents, reduce, reference, report, runfile, sample
 from pipeline.config import EVIDENCE, RunConfig, Storage
 from pipeline.encoding import account, units
 from pipeline.errors import DataError
