@@ -71,7 +71,7 @@ def test_a_training_is_the_same_wherever_it_runs(tmp_path: Path, changes: dict[s
 def latents_key(folder: Path, **encode: Any) -> str:
     """The key of the same model's codes of the same dataset."""
     settings = runfile.parse(small_settings(folder, encode=encode))
-    return keys.latents(settings, content="dataset", model_digest="model")
+    return keys.latents(keys.output(settings, model="small/1", model_digest="model"), content="dataset")
 
 
 def test_latents_are_others_if_other_columns_are_asked_for(tmp_path: Path) -> None:
