@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from pipeline.features.transforms import FURTHEST, Feature, Observed, Values
 from vae.config import REALS
@@ -32,34 +33,30 @@ def plain(feature: Feature) -> bool:
 def transform(features: Sequence[Feature], columns: Sequence[pa.Array], values: Values, observed: Observed) -> None:
     """Fill `values[row, feature]` and `observed` from plain columns without nulls."""
     cells = [column.to_numpy() for column in columns]
-    center, scale = _constants(features)
+    center, scale = (torch.from_numpy(it) for it in _constants(features))
+    target = torch.from_numpy(values)
     for start in range(0, len(values), BLOCK):
         part = slice(start, start + BLOCK)
-        block = np.stack([it[part] for it in cells], dtype=np.float64)
-        with np.errstate(over="ignore"):
-            block -= center
-            block /= scale
+        block = torch.from_numpy(np.stack([it[part] for it in cells], dtype=np.float64)).sub_(center).div_(scale)
         observed[part] = True
-        if not (block.min() >= -FURTHEST and block.max() <= FURTHEST):  # too far, or not a number
-            missing = np.isnan(block)
-            observed[part] = ~missing.T
-            block = np.where(missing, 0, block.clip(-FURTHEST, FURTHEST))
-        values[part] = block.astype(np.float32).T
+        seen = block.numpy()
+        if not (seen.min() >= -FURTHEST and seen.max() <= FURTHEST):  # too far, or not a number
+            missing = block.isnan()
+            observed[part] = ~missing.T.numpy()
+            block.clamp_(-FURTHEST, FURTHEST).masked_fill_(missing, 0)
+        target[part] = block.float().T
 
 
 def restore(features: Sequence[Feature], values: Values) -> list[pa.Array]:
     """The columns that `values[row, feature]` stand for, in their own types and units."""
-    center, scale = _constants(features)
     kinds = [feature.arrow.to_pandas_dtype() for feature in features]
+    center, scale, least, most = (torch.from_numpy(it) for it in (*_constants(features), *_limits(kinds)))
     found = np.empty((len(features), len(values)), np.result_type(*kinds))
-    least, most = _limits(kinds)
+    source, target = torch.from_numpy(values), torch.from_numpy(found)
     for start in range(0, len(values), BLOCK):
         part = slice(start, start + BLOCK)
-        block = np.ascontiguousarray(values[part].T).astype(np.float64)
-        with np.errstate(over="ignore"):
-            block *= scale
-            block += center
-        found[:, part] = block.clip(least, most, out=block)
+        block = source[part].T.contiguous().double().mul_(scale).add_(center)
+        target[:, part] = torch.minimum(torch.maximum(block, least), most)
     cells = [column.astype(kind, copy=False) for column, kind in zip(found, kinds, strict=True)]
     return [pa.array(column, feature.arrow) for column, feature in zip(cells, features, strict=True)]
 
