@@ -38,7 +38,7 @@ class Done:
     @classmethod
     def carried(cls, before: Snapshot, facts: Mapping[str, Any], directory: Path) -> Self:
         """A unit of the snapshot before, its files linked into this attempt; `facts` are its manifest's."""
-        listed = {part["path"]: part for name in SECTIONS for part in before.manifest[name]}
+        listed = {part["path"]: part for name in SECTIONS for part in before.manifest.get(name, ())}
         parts = tuple(carried(before, listed[path], directory) for path in facts["taken"]["parts"])
         taken = Taken(**{**facts["taken"], "parts": parts})
         return cls(number=facts["number"], identities=tuple(facts["identities"]), taken=taken)
