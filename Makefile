@@ -1,13 +1,14 @@
 # make demo    the whole way on real data, nothing but Python 3.11 needed
 # make test    the tests;   make lint   ruff, mypy, import-linter
 # make bench   against pythae, by hand: an environment of its own, under build/
+# make faults  crashes, kills, a bad network, full disks, wrong clocks: what a published snapshot must outlive, by hand
 # make faults-train   kill -9 at trainings, by hand: a quarter of an hour
 # make bench-ingest   against DuckDB, polars and pyarrow, by hand
 # make bench-train    against a bare loop, Ray's usual recipe, pythae and Lightning, by hand; ARGS="--device cuda"
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-ingest bench-train faults-train clean
+.PHONY: demo test lint bench bench-ingest bench-train faults faults-train clean
 
 demo: .venv/installed
 	$(BIN)/latentpipe run deploy/runs/demo.toml
@@ -26,6 +27,9 @@ bench: build/bench/installed
 
 bench-ingest: .venv/installed-dev
 	$(BIN)/python tests/bench/ingest/race.py
+
+faults: .venv/installed-dev
+	$(BIN)/python tests/faults/run.py $(ARGS)
 
 faults-train: .venv/installed-dev
 	$(BIN)/python tests/faults/train.py

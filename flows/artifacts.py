@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from pipeline.config import RunConfig
 from pipeline.records import Encoded, Reported
 from pipeline.report import data_uri
+from pipeline.stores.remote import uri
 
 
 def publish(config: RunConfig, encoded: Encoded, reported: Reported) -> None:
@@ -18,5 +19,5 @@ def publish(config: RunConfig, encoded: Encoded, reported: Reported) -> None:
     create_table_artifact(table=rows, key=f"{key}-figures", description=f"Figures of {encoded.model}")
     plots = "\n\n".join(f"![{Path(path).stem}]({data_uri(Path(path))})" for path in reported.plots)
     create_markdown_artifact(markdown=plots, key=f"{key}-plots", description=f"Plots of {encoded.model}")
-    link = Path(encoded.snapshot).as_uri()
+    link = uri(encoded.snapshot)
     create_link_artifact(link=link, key=f"{key}-latents", description=f"{encoded.rows:,} latents by {encoded.model}")

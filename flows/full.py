@@ -10,6 +10,7 @@ from flows import artifacts, tasks
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.progress import timed
+from pipeline.storage import preflight
 from pipeline.summary import Summary
 
 
@@ -20,6 +21,7 @@ def full(config: RunConfig) -> Summary:
     Args:
         config: the run, as in its TOML file.
     """
+    preflight(config)
     seconds: dict[str, float] = {}
     entered = time.monotonic()
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):

@@ -94,6 +94,13 @@ def _parser(run: Verb | None) -> argparse.ArgumentParser:
     sample = _verb(verbs, "sample", "new rows, decoded from the prior", _with_config(_sample))
     sample.add_argument("--rows", type=int, default=1000, help="how many, at least 1 (default: 1000)")
     sample.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    _verb(verbs, "snapshots", "what was published, when, by what", _with_config(_snapshots))
+    gc = _verb(verbs, "gc", "delete what tries that died have left", _with_config(_gc))
+    gc.add_argument("--older-than", default="24h", metavar="AGE", help="by the store's clock (default: 24h)")
+    gc.add_argument("--dry-run", action="store_true", help="only name it")
+    rollback = _verb(verbs, "rollback", "publish an older version anew, as the newest", _with_config(_rollback))
+    rollback.add_argument("version", help="such as v000007, or 7")
+    rollback.add_argument("--kind", default="latents", choices=["datasets", "latents", "reduced", "samples"])
     check = _verb(verbs, "check", "would these files be taken in? each read alone, bounded", _check, file=False)
     check.add_argument("paths", nargs="+", metavar="PATH", help="file or folder")
     check.add_argument("--contract", metavar="TOML", help="a run's TOML; without it, what the file itself suggests")
@@ -219,6 +226,29 @@ def _sample(config: RunConfig, arguments: argparse.Namespace) -> Answer:
     from pipeline import register, sample
 
     return _facts(sample.sample(config, register.champion(config), rows=arguments.rows, seed=arguments.seed))
+
+
+def _snapshots(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import published
+
+    found = published(config)
+    return {"snapshots": [asdict(it) for it in found]}, [it.line() for it in found] or ["nothing was published yet"]
+
+
+def _gc(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import sweep
+
+    found = sweep(config, older_than=arguments.older_than, dry_run=arguments.dry_run)
+    done = "would be deleted" if arguments.dry_run else "deleted"
+    return {"deleted": found, "dry_run": arguments.dry_run}, [*found, f"{len(found)} {done}"]
+
+
+def _rollback(config: RunConfig, arguments: argparse.Namespace) -> Answer:
+    from pipeline.history import rollback
+
+    snapshot = rollback(config, arguments.version, kind=arguments.kind)
+    facts = {"snapshot": str(snapshot.directory), "key": snapshot.key, "rows": snapshot.manifest["rows"]}
+    return facts, [f"{name:<14} {value}" for name, value in facts.items()]
 
 
 def _check(arguments: argparse.Namespace) -> Answer:

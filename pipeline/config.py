@@ -303,6 +303,22 @@ class Tune:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Where the product goes."""
+
+    __pydantic_config__: ClassVar[Settings] = FORBID_EXTRA
+
+    uri: str = ""
+    """Folder, or `s3://bucket/prefix`, where snapshots of latents, coordinates and samples are published; empty: the
+    workspace. A store's endpoint and credentials come from the environment alone: AWS_ENDPOINT_URL, AWS_REGION,
+    AWS_ACCESS_KEY_ID and so on. It must honour `If-None-Match: *`, which is tried before anything is computed."""
+
+    def __post_init__(self) -> None:
+        if "://" in self.uri and not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9.-]+(/[^/?#@]+)*/?", self.uri):
+            raise ValueError("uri: a folder, or s3://bucket/prefix; endpoint and credentials are the environment's")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The Ray cluster to run on."""
 
@@ -357,6 +373,7 @@ class RunConfig:
     report: Report = field(default_factory=Report)
     compare: Compare = field(default_factory=Compare)
     tune: Tune = field(default_factory=Tune)
+    storage: Storage = field(default_factory=Storage)
     cluster: Cluster = field(default_factory=Cluster)
     tracking: Tracking = field(default_factory=Tracking)
 

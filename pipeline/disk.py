@@ -13,7 +13,7 @@ from pipeline.errors import InfrastructureError
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: object) -> Iterator[None]:
     """Turn the operating system's refusals into InfrastructureError naming the path."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import keys, latents
+from pipeline import keys, latents, storage
 from pipeline.cluster import ray_session
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
@@ -26,7 +26,8 @@ from pipeline.records import Encoded, Ingested, Registered
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot
 from pipeline.spread import actors
-from pipeline.storage import attempt, publish, standing, verify_rows
+from pipeline.storage import attempt, publish, standing, verify_ids, verify_rows
+from pipeline.stores.remote import Location, located
 from vae import checkpoint
 
 
@@ -45,9 +46,9 @@ class Output:
     """Key-value metadata of each file: what the manifest says at length."""
 
 
-def root(config: RunConfig) -> Path:
+def root(config: RunConfig) -> Location:
     """Where the latents' snapshots live."""
-    return config.root / "latents" / config.name
+    return storage.root(config, "latents")
 
 
 def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Encoded:
@@ -65,6 +66,7 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
             output = _output(config, registered, directory, run_key)
             parts = sorted(_encode_all(config, ingested, output, stage), key=lambda part: part.path)
             verify_rows(ingested.rows, parts, root(config))
+            verify_ids(parts, directory, config.id_column)
             manifest = {**_manifest(config, registered, ingested), "run_key": run_key, "latent": latent}
             return record(publish(root(config), directory, parts, manifest), new=True)
 
@@ -91,7 +93,7 @@ def latest(config: RunConfig) -> Encoded:
     return record(latents.resolve(root(config)))
 
 
-def _output(config: RunConfig, registered: Registered, directory: Path, run_key: str) -> Output:
+def _output(config: RunConfig, registered: Registered, directory: Location, run_key: str) -> Output:
     facts = {
         "contract": str(latents.CONTRACT),
         "run_key": run_key,
@@ -111,7 +113,7 @@ def _output(config: RunConfig, registered: Registered, directory: Path, run_key:
 
 
 def _encode_all(config: RunConfig, ingested: Ingested, output: Output, stage: Stage) -> list[Part]:
-    paths = [str(path) for path in Snapshot(Path(ingested.snapshot)).files]
+    paths = [str(path) for path in Snapshot.at(ingested.snapshot).files]
     parts: list[Part] = []
     with ray_session(config.cluster, cpus=config.cpus, log=config.ray_log):
         for _, facts in actors(UnitEncoder(output), paths, workers=config.encode.num_workers, use_gpu=output.use_gpu):
@@ -140,7 +142,7 @@ class UnitEncoder:
         with opened(path) as file:
             table = file.read().sort_by(self.output.id_column)
         schema = self._schema(table.schema)
-        directory = Path(self.output.directory)
+        directory = located(self.output.directory)
         return write(directory, path.name, self._encoded(table, schema), schema=schema, id_column=self.output.id_column)
 
     def _schema(self, source: pa.Schema) -> pa.Schema:

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import keys, snapshots
+from pipeline import identities, keys, snapshots, storage
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.contract import evolve
 from pipeline.errors import DataError
-from pipeline.intake import identities, inventory
+from pipeline.intake import inventory
 from pipeline.intake.inventory import Entry
 from pipeline.intake.ledger import Done, Ledger, profile
 from pipeline.intake.taking import Share, Taken, take_in
@@ -28,13 +28,14 @@ from pipeline.records import Ingested
 from pipeline.snapshots import Snapshot
 from pipeline.spread import Spread, actors, threads
 from pipeline.storage import attempt, publish, standing, verify_rows
+from pipeline.stores.remote import Location
 
 MB: Final = 1 << 20
 
 
-def root(config: RunConfig) -> Path:
+def root(config: RunConfig) -> Location:
     """Where the dataset's snapshots live."""
-    return config.root / "datasets" / config.name
+    return storage.root(config, "datasets")
 
 
 def ingest(config: RunConfig) -> Ingested:

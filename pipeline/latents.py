@@ -14,14 +14,14 @@ names, types and units; optional), `model_version`, and the passthrough columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.errors import DataError
-from pipeline.snapshots import Snapshot, latest
+from pipeline.snapshots import MANIFEST, Snapshot, directory_name, latest
+from pipeline.stores.remote import Location, arrow, located
 
 CONTRACT: Final = 1
 
@@ -44,12 +44,11 @@ def schema(*, id: pa.Field, latent: int, recon: pa.DataType | None, passthrough:
     return pa.schema(fields)
 
 
-def read(location: str | Path, *, version: int | None = None) -> ds.Dataset:
-    """The latents under a folder such as `workspace/latents/adult`, or of one snapshot `.../v000007`, as a dataset.
-
-    Raises DataError if there is no such snapshot or its files break the contract.
+def read(location: str | Location, *, version: int | None = None) -> ds.Dataset:
+    """The latents under `workspace/latents/adult` or `s3://bucket/prefix/latents/adult`, or of one snapshot
+    `.../v000007`, as a dataset. Raises DataError if there is no such snapshot or its files break the contract.
     """
-    snapshot = resolve(Path(location), version)
+    snapshot = resolve(located(location), version)
     contract = snapshot.manifest.get("contract")
     if contract != CONTRACT:
         raise DataError(
@@ -60,17 +59,19 @@ def read(location: str | Path, *, version: int | None = None) -> ds.Dataset:
     return codes
 
 
-def open_file(*paths: Path) -> ds.Dataset:
-    """Parquet files as a dataset, page checksums verified on every read."""
+def open_file(*paths: Location) -> ds.Dataset:
+    """Parquet files of one store as a dataset, page checksums verified on every read."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return ds.dataset(list(paths), format=ds.ParquetFileFormat(default_fragment_scan_options=options))
+    found = [arrow(path) for path in paths]
+    layout = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    return ds.dataset([path for _, path in found], filesystem=found[0][0], format=layout)
 
 
-def resolve(location: Path, version: int | None = None) -> Snapshot:
+def resolve(location: Location, version: int | None = None) -> Snapshot:
     """The snapshot meant by a folder of snapshots (the newest, or `version`) or by a snapshot's own directory."""
     if version is not None:
-        location = location / f"v{version:06d}"
-    if (location / "_manifest.json").is_file():
+        location = location / directory_name(version)
+    if (location / MANIFEST).is_file():
         return Snapshot(location)
     newest = latest(location) if version is None else None
     if newest is None:

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.disk import sha256, storage_errors, sync
+from pipeline.disk import sha256, storage_errors
 from pipeline.errors import DataError
+from pipeline.stores import store
+from pipeline.stores.remote import Location, arrow
 
 ROW_GROUP_ROWS = 65_536
 GROUP_BYTES = 64 << 20
@@ -39,13 +40,12 @@ class Part:
 
 
 def write(
-    directory: Path, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, id_column: str = ""
+    directory: Location, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, id_column: str = ""
 ) -> Part:
     """Write one Parquet file, durable and with page checksums, and read its footer back; note the range of ids."""
     staged = f"{uuid.uuid4().hex}.parquet"
-    path = directory / staged
     low, high = [], []
-    with storage_errors(path):
+    with storage_errors(directory / staged), store.of(directory).writing(directory / staged) as path:
         groups = regrouped(batches, group_rows(schema))
         head = next(groups, schema.empty_table())
         with pq.ParquetWriter(path, schema, **_layout(schema, head)) as writer:
@@ -55,7 +55,6 @@ def write(
                     extremes = pc.min_max(group.column(id_column)).as_py()
                     low.append(plain_id(extremes["min"]))
                     high.append(plain_id(extremes["max"]))
-        sync(path)
         rows = pq.read_metadata(path).num_rows
         ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
         return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
@@ -100,10 +99,11 @@ def _width(kind: pa.DataType) -> int:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
+def opened(path: Location) -> Iterator[pq.ParquetFile]:
     """One of our Parquet files, page checksums verified on every read. Raises DataError if it is damaged."""
+    filesystem, name = arrow(path)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(name, filesystem=filesystem, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import keys, latents, snapshots
+from pipeline import keys, latents, snapshots, storage
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
 from pipeline.parts import write
@@ -23,13 +22,14 @@ from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced
 from pipeline.snapshots import Snapshot
 from pipeline.storage import attempt, publish, standing, verify_rows
+from pipeline.stores.remote import Location
 
 Matrix = npt.NDArray[np.float64]
 
 
-def root(config: RunConfig) -> Path:
+def root(config: RunConfig) -> Location:
     """Where the snapshots of coordinates live."""
-    return config.root / "reduced" / config.name
+    return storage.root(config, "reduced")
 
 
 def reduce(config: RunConfig, encoded: Encoded) -> Reduced:
@@ -39,7 +39,7 @@ def reduce(config: RunConfig, encoded: Encoded) -> Reduced:
         if (known := standing(root(config), run_key)) is not None:
             stage.update(f"unchanged, {known.directory.name} stands")
             return record(known, new=False)
-        source = Snapshot(Path(encoded.snapshot))
+        source = Snapshot.at(encoded.snapshot)
         components = Components.fit(_codes(source), min(config.reduce.dims, encoded.latent))
         with attempt(root(config), run_key) as directory:
             id_field = latents.read(source.directory).schema.field(source.manifest["id"])
@@ -122,7 +122,7 @@ def _matrix(mu: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
     return matrix
 
 
-def _coordinates(path: Path, components: Components, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _coordinates(path: Location, components: Components, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     source = latents.open_file(path)
     for batch in source.to_batches(columns=[schema.names[0], "mu"]):
         flat = pa.array(components.apply(_matrix(batch.column("mu"))).ravel())

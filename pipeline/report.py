@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from pipeline import latents, plots, tracking
@@ -23,6 +22,7 @@ from pipeline.features import Features
 from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced, Reported
 from pipeline.snapshots import Snapshot
+from pipeline.stores.remote import Location, located
 from pipeline.training.worker import STORY
 from vae.evaluate import Evaluation
 
@@ -39,7 +39,7 @@ td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}th{font-weight:600;c
 def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
     """Write the page for these latents: the model's figures, its training, its latents and its reconstructions."""
     with Stage("report") as stage:
-        source = Snapshot(Path(encoded.snapshot))
+        source = Snapshot.at(encoded.snapshot)
         model = source.manifest["model"]
         files = config.root / "models" / model["digest"][:16]
         story = json.loads((files / STORY).read_text())
@@ -114,14 +114,14 @@ def _nats(judged: Evaluation) -> dict[str, str]:
 def _scatter(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Figure:
     """At most POINTS rows, evenly spaced; latents and coordinates lie in the same files in the same order."""
     step = -(-encoded.rows // POINTS)
-    coordinates = Snapshot(Path(reduced.snapshot))
+    coordinates = Snapshot.at(reduced.snapshot)
     coords = np.concatenate([_every(path, "coords", step) for path in coordinates.files])
     colours = _colours(config, encoded, step)
     return plots.scatter(coords, reduced.explained, colours, config.report.colour_by, of=encoded.rows)
 
 
-def _every(path: Path, column: str, step: int) -> npt.NDArray[np.float32]:
-    vectors = pq.read_table(path, columns=[column], page_checksum_verification=True).column(0).combine_chunks()
+def _every(path: Location, column: str, step: int) -> npt.NDArray[np.float32]:
+    vectors = latents.open_file(path).to_table(columns=[column]).column(0).combine_chunks()
     matrix: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)[::step]
     return matrix
 
@@ -130,14 +130,20 @@ def _colours(config: RunConfig, encoded: Encoded, step: int) -> list[Any] | None
     name = config.report.colour_by
     if not name:
         return None
-    source = Snapshot(Path(encoded.snapshot))
+    source = Snapshot.at(encoded.snapshot)
     files = source.files
     if name not in source.manifest["passthrough"]:
-        files = [Path(source.manifest["input"]["snapshot"]) / path.name for path in files]
+        files = _originals(source)
     column = [name] if files == source.files else [name, source.manifest["id"]]
-    tables = [pq.read_table(path, columns=column, page_checksum_verification=True) for path in files]
+    tables = [latents.open_file(path).to_table(columns=column) for path in files]
     ordered = (it.sort_by(source.manifest["id"]) if len(column) == 2 else it for it in tables)
     return [cell for table in ordered for cell in table.column(name).to_pylist()[::step]]
+
+
+def _originals(source: Snapshot) -> list[Location]:
+    """The dataset's files, of the same names and rows as the latents'."""
+    dataset = located(source.manifest["input"]["snapshot"])
+    return [dataset / path.name for path in source.files]
 
 
 def _reconstructions(
@@ -159,8 +165,8 @@ def _reconstructions(
 
 def _grid(source: Snapshot, name: str, shape: Sequence[int]) -> Figure:
     id_column, latents_file = source.manifest["id"], source.files[0]
-    coded = pq.ParquetFile(latents_file).read_row_group(0, columns=[id_column, "recon"]).slice(0, IMAGES)
-    original = pq.read_table(Path(source.manifest["input"]["snapshot"]) / latents_file.name, columns=[id_column, name])
+    coded = latents.open_file(latents_file).head(IMAGES, columns=[id_column, "recon"])
+    original = latents.open_file(_originals(source)[0]).to_table(columns=[id_column, name])
     order = pc.index_in(coded.column(id_column), original.column(id_column))
     recon = pc.struct_field(coded.column("recon"), name)
     return plots.image_grid(_images(original.column(name).take(order), shape), _images(recon, shape), name)

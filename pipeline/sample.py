@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 
-from pipeline import keys
+from pipeline import keys, storage
 from pipeline.codec import Codec
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
@@ -15,11 +13,12 @@ from pipeline.progress import Stage
 from pipeline.records import Registered, Sampled
 from pipeline.snapshots import Snapshot
 from pipeline.storage import attempt, publish, standing
+from pipeline.stores.remote import Location
 
 
-def root(config: RunConfig) -> Path:
+def root(config: RunConfig) -> Location:
     """Where the snapshots of samples live."""
-    return config.root / "samples" / config.name
+    return storage.root(config, "samples")
 
 
 def sample(config: RunConfig, registered: Registered, *, rows: int, seed: int) -> Sampled:

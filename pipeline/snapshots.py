@@ -1,29 +1,39 @@
-"""What a snapshot is and how to find one: a directory `v000007/` with a `_manifest.json`. The reading side.
+"""What a snapshot is and how to find one: a version `v000007` with a `_manifest.json`. The reading side, pyarrow alone.
 
-A directory without a manifest is not a snapshot. `storage` is the writing side.
+A version without a manifest is not a snapshot; there is no other sign, such as `_SUCCESS`. `storage` is the writing
+side. In a folder the version's files lie beside the manifest; in a bucket where the manifest's `data` says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pipeline.errors import DataError
+from pipeline.stores.names import MANIFEST as MANIFEST
+from pipeline.stores.names import VERSION
+from pipeline.stores.remote import Location, located, names, sizes
 
-MANIFEST: Final = "_manifest.json"
-_VERSION: Final = re.compile(r"v(\d{6,})")
+AT_ONCE: Final = 16
+"""Manifests that are looked through at a time."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """An immutable, complete set of Parquet files, and its manifest."""
 
-    directory: Path
+    directory: Location
+    """The version's: a folder, or a prefix in a bucket."""
+
+    @classmethod
+    def at(cls, text: str | Location) -> Self:
+        """Of what a record says: a path, or `s3://bucket/prefix/v000007`."""
+        return cls(located(text))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -50,46 +60,66 @@ class Snapshot:
     @property
     def whole(self) -> bool:
         """Whether every file is there, of the size in the manifest."""
-        sizes = ((self.directory / part["path"], part["bytes"]) for part in self.manifest["files"])
-        return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
+        there = sizes(self.data)
+        return all(there.get(part["path"]) == part["bytes"] for part in self.manifest["files"])
 
     @property
     def version(self) -> int:
         """7 for `v000007`."""
-        match = _VERSION.fullmatch(self.directory.name)
+        match = VERSION.fullmatch(self.directory.name)
         assert match is not None, self.directory
         return int(match[1])
 
     @property
-    def files(self) -> list[Path]:
+    def data(self) -> Location:
+        """The folder of its files; all of its Parquet files, and no others, lie in it."""
+        folder = self.manifest.get("data")
+        return self.directory.parent / folder if folder else self.directory
+
+    @property
+    def files(self) -> list[Location]:
         """Its data files, as listed in the manifest."""
-        return [self.directory / part["path"] for part in self.manifest["files"]]
+        return [self.data / part["path"] for part in self.manifest["files"]]
 
 
-def versions(root: Path) -> list[Snapshot]:
+def versions(root: Location) -> list[Snapshot]:
     """All snapshots under `root`, oldest first."""
-    if not root.is_dir():
-        return []
-    found = (Snapshot(path) for path in root.iterdir() if _VERSION.fullmatch(path.name))
-    return sorted((it for it in found if (it.directory / MANIFEST).is_file()), key=lambda it: it.version)
+    return [*_newest_first(root)][::-1]
 
 
-def latest(root: Path) -> Snapshot | None:
+def latest(root: Location) -> Snapshot | None:
     """The newest snapshot under `root`, if there is any."""
-    return next(reversed(versions(root)), None)
+    return next(_newest_first(root), None)
 
 
-def find(root: Path, run_key: str) -> Snapshot | None:
+def find(root: Location, run_key: str) -> Snapshot | None:
     """The newest whole snapshot made by this run key, if there is any; a damaged one is passed over."""
-    return next((it for it in reversed(versions(root)) if it.key == run_key and it.whole), None)
+    found = [Snapshot(root / directory_name(version)) for version in sorted(_taken(root), reverse=True)]
+    for first in range(0, len(found), AT_ONCE):
+        some = found[first : first + AT_ONCE]
+        with ThreadPoolExecutor(len(some)) as pool:
+            made = [*pool.map(lambda it: it.key == run_key and it.whole, some)]
+        if any(made):
+            return some[made.index(True)]
+    return None
 
 
-def next_version(root: Path) -> int:
+def next_version(root: Location) -> int:
     """One above every version taken, by a snapshot or by anything else of such a name."""
-    taken = (_VERSION.fullmatch(path.name) for path in root.iterdir())
-    return max((int(match[1]) for match in taken if match), default=0) + 1
+    return max(_taken(root), default=0) + 1
 
 
 def directory_name(version: int) -> str:
     """`v000007` for 7."""
     return f"v{version:06d}"
+
+
+def _newest_first(root: Location) -> Iterator[Snapshot]:
+    for version in sorted(_taken(root), reverse=True):
+        if (root / directory_name(version) / MANIFEST).is_file():
+            yield Snapshot(root / directory_name(version))
+
+
+def _taken(root: Location) -> list[int]:
+    """Numbers of whatever has a version's name."""
+    return [int(match[1]) for name in names(root) if (match := VERSION.fullmatch(name))]

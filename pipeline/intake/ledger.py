@@ -14,9 +14,10 @@ import pyarrow as pa
 from pipeline import keys
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
+from pipeline.identities import SHOWN
 from pipeline.intake.inventory import Entry
 from pipeline.intake.profile import Profile
-from pipeline.intake.taking import REDACTED, SHOWN, Taken
+from pipeline.intake.taking import REDACTED, Taken
 from pipeline.parts import Part, opened
 from pipeline.schema import table_schema
 from pipeline.snapshots import Snapshot

@@ -15,19 +15,18 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import sources
 from pipeline.columns import ColumnConfig
 from pipeline.config import RunConfig
 from pipeline.errors import DataError
+from pipeline.identities import SHOWN, repeats
 from pipeline.intake.profile import SCHEMA, Profile
 from pipeline.parts import Part, plain_id, write
 from pipeline.schema import Rejected, apply, table_schema
 from pipeline.sources import Block, Piece
 
 ROW_ID_COLUMN: Final = ColumnConfig(type="int64", role="id")
-SHOWN: Final = 10
 REDACTED: Final = "***"
 RAGGED, NOT_AN_OBJECT = "wrong number of cells", "not an object, or with a key twice"
 """What a row is that has no columns: in CSV, and in JSON lines."""
@@ -188,21 +187,6 @@ class Intake:
             first = rejected[0][1]
             raise DataError(describe(first), first.file, CURE)
         self.rejected += rejected
-
-
-def repeats(ids: pa.ChunkedArray) -> dict[int | str, int]:
-    """The ids that come more than once, and how often."""
-    if len(ids) < 2 or _ascending(ids):
-        return {}
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    return dict(zip(twice.field("values").to_pylist(), twice.field("counts").to_pylist(), strict=True))
-
-
-def _ascending(ids: pa.ChunkedArray) -> bool:
-    """Whether each id is above the one before: a quick way to know that none comes twice."""
-    flat = ids.combine_chunks()
-    return bool(pc.all(pc.greater(flat.slice(1), flat.slice(0, len(flat) - 1))).as_py())
 
 
 def _numbered(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:

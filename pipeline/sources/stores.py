@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -24,16 +23,13 @@ from pyarrow import fs
 
 from pipeline.errors import ConfigError, DataError, InfrastructureError
 from pipeline.sources.file import File
+from pipeline.stores.arrow import connected
 
 MARK_BYTES: Final = 64 << 10
 OPTIONS: Final = re.compile(r"\?(\w+=[^&?]*(&\w+=[^&?]*)*)$")
 ODD: Final = re.compile(r"^$|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What no name may be: nothing, or with control characters, line ends or bytes that are not UTF-8."""
 CREDENTIAL: Final = re.compile(r"(passw\w*|pwd|secret\w*|token|\bsig|\b(access_?|account_?)?key)=", re.IGNORECASE)
-ATTEMPTS: Final = 8
-"""Of a request to S3. Waits double from 25 ms: 6 s for a server that refuses, half a minute for one that is silent."""
-PATIENCE: Final = "retry_limit_seconds=30"
-"""Google's client would try for a quarter of an hour."""
 KINDS: Final = {"p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device", "d": "a folder"}
 
 
@@ -108,19 +104,6 @@ def refuse_credentials(uri: str) -> None:
         raise ConfigError(
             "holds a password or a key", "data.uri", "leave it to the environment: AWS_SECRET_ACCESS_KEY, PGPASSWORD"
         )
-
-
-@lru_cache(maxsize=64)
-def connected(root: str, options: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem, and what precedes its paths. Asks the network where the URI does not say a bucket's region."""
-    if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in options:
-        options = f"{options}{'&' if options else '?'}{PATIENCE}"
-    filesystem, path = fs.FileSystem.from_uri(f"{root}/x{options}")
-    if isinstance(filesystem, fs.S3FileSystem):
-        _, (settings,) = filesystem.__reduce__()
-        retries = fs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS)
-        filesystem = fs.S3FileSystem(**settings, retry_strategy=retries)
-    return filesystem, path.removesuffix("x")
 
 
 def reached(at: Place) -> tuple[fs.FileSystem, str]:

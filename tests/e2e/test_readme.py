@@ -42,7 +42,7 @@ def test_commands_run_in_their_order(tmp_path: Path) -> None:
     """A newcomer's table goes through every command of the README."""
     small_csv(tmp_path / "people.csv")
     commands = [line for block in blocks("sh")[1:] for line in block.splitlines()]
-    assert len(commands) == 13
+    assert len(commands) == 16
     for command in commands:
         _, *arguments = command.split()
         ended = latentpipe(*arguments, cwd=tmp_path)

@@ -14,10 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
 from servers import s3_server
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing-secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,18 @@ def _reader(endpoint: str) -> Reader:
     return found
 
 
-@cache
 def s3_port() -> int:
-    """Of one S3-compatible server for the process; the environment leads to it, and there is a bucket `faults`."""
+    """Of one S3-compatible server for the process, with a bucket `faults`; the environment now leads to it."""
+    port = _s3_port()
+    os.environ.update({**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+    return port
+
+
+@cache
+def _s3_port() -> int:
     stack = ExitStack()
     port = stack.enter_context(s3_server())
     atexit.register(stack.close)
-    os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing-secret", AWS_REGION="us-east-1")
-    os.environ.update(AWS_EC2_METADATA_DISABLED="true", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
-    import botocore.session
-
-    botocore.session.get_session().create_client("s3").create_bucket(Bucket="faults")
+    address = {"endpoint_override": f"127.0.0.1:{port}", "scheme": "http", "access_key": "a", "secret_key": "b"}
+    fs.S3FileSystem(**address, allow_bucket_creation=True).create_dir("faults")
     return port

@@ -11,12 +11,14 @@ import pytest
 import torch
 from harness import small_settings
 
-from pipeline import encode, ingest, latents, runfile
-from pipeline.config import RunConfig
+from pipeline import encode, ingest, latents, reduce, report, runfile, sample
+from pipeline.config import RunConfig, Storage
 from pipeline.errors import DataError
 from pipeline.features import Features, fitting
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
+from pipeline.spread import threads
+from pipeline.stores.remote import Remote
 from vae import VAE, ModelConfig, checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -92,3 +94,23 @@ def test_a_tampered_model_encodes_nothing(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     with pytest.raises(DataError, match="altered since it was saved"):
         encode.encode(settings, registered, ingested)
+
+
+def test_a_bucket_holds_what_a_folder_holds(tmp_path: Path, home: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """encode, reduce, sample and the report's plots; the same rows, and the second time nothing to do.
+
+    The units are done by this process: Ray was up before the environment led to the bucket.
+    """
+    monkeypatch.setattr(encode, "actors", lambda work, units, workers, use_gpu: threads(work, units, workers=workers))
+    far = runfile.parse(small_settings(tmp_path, storage={"uri": str(home)}, report={"colour_by": "note"}))
+    near = replace(far, storage=Storage())
+    dataset = ingest.ingest(far)
+    registered = model_of(far, tmp_path / "model")
+    ours, theirs = (encode.encode(it, registered, dataset) for it in (near, far))
+    assert theirs.snapshot == f"{home}/latents/small/v000001"
+    assert latents.read(theirs.snapshot).to_table().equals(latents.read(ours.snapshot).to_table())
+    reduced = reduce.reduce(far, theirs)
+    assert reduce.reduce(far, encode.latest(far)).new is encode.encode(far, registered, dataset).new is False
+    assert len(report._scatter(far, theirs, reduced).axes[0].collections) >= 1
+    drawn = sample.sample(far, registered, rows=5, seed=0)
+    assert latents.open_file(*Snapshot.at(drawn.snapshot).files).count_rows() == 5

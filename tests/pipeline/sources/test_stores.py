@@ -21,6 +21,7 @@ from pipeline.sources import stores
 from pipeline.sources.file import File
 from pipeline.sources.listing import files
 from pipeline.sources.stores import Place, opened, place
+from pipeline.stores import arrow
 
 
 def listed(uri: Path | str, **options: Any) -> list[File]:
@@ -273,8 +274,8 @@ def test_a_store_that_refuses(bucket: Bucket) -> None:
 @pytest.fixture
 def hurried(s3_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the waits between tries."""
-    monkeypatch.setattr(stores, "ATTEMPTS", 2)
-    monkeypatch.setattr(stores, "PATIENCE", "retry_limit_seconds=0.1")
+    monkeypatch.setattr(arrow, "ATTEMPTS", 2)
+    monkeypatch.setattr(arrow, "PATIENCE", "retry_limit_seconds=0.1")
 
 
 @pytest.mark.parametrize(

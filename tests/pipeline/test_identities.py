@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.intake.identities import Count, buckets_of, count, counts
+from pipeline.identities import Count, buckets_of, count, counts
 from pipeline.parts import Part, write
 
 Files = list[tuple[Path, Part]]
