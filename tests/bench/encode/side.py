@@ -79,8 +79,12 @@ class Model:
 
         import vae
         from pipeline.features import Features
+        from vae.linear import Linear
 
         self.model = vae.load(place / "model")
+        for layer in self.model.modules():
+            if isinstance(layer, Linear):
+                layer.__class__ = torch.nn.Linear  # torch's own products, as in any script
         features = {it.name: it for it in Features.load(place / "model").columns}
         self.names = NAMES
         self.center = torch.tensor([features[name].center for name in NAMES])

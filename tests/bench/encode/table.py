@@ -37,7 +37,7 @@ def config(folder: Path, **encode: Any) -> RunConfig:
                 **{name: {"type": "float32", "likelihood": "gaussian"} for name in NAMES},
             },
             "model": {"latent": LATENT, "hidden": HIDDEN, "activation": "relu"},
-            "encode": encode,
+            "encode": {"elbo": False, "percentile": False, "worst": False, **encode},
         }
     )
 
@@ -89,13 +89,25 @@ def _chunk(first: int, rows: int) -> pa.Table:
 def _model(place: Path) -> None:
     import torch
 
+    from pipeline import reference, watch
     from pipeline.features import fitting
+    from pipeline.training.worker import STORY
     from vae import VAE, ModelConfig, checkpoint
 
     run = config(place)
-    head = pq.read_table(Snapshot(Path(ingested(place).snapshot)).files[0]).to_batches()
-    fitted = fitting.fit(head, run.role("feature"))
+    head = pq.read_table(Snapshot(Path(ingested(place).snapshot)).files[0])
+    fitted = fitting.fit(head.to_batches(), run.role("feature"))
     torch.manual_seed(0)
-    checkpoint.save(VAE(ModelConfig(columns=fitted.model_columns(), network=run.model)), place / "model")
+    model = VAE(ModelConfig(columns=fitted.model_columns(), network=run.model))
+    checkpoint.save(model, place / "model")
     fitted.save(place / "model")
+    values, observed = (torch.from_numpy(it) for it in fitted.transform(head))
+
+    def take(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return values[numbers], observed[numbers]
+
+    known = reference.measure(model, fitted, take, rows=len(head))
+    known.save(place / "model")
+    watch.save_expected(fitted, known, take, rows=len(head), model=place / "model")
+    (place / "model" / STORY).write_text(json.dumps({"evaluation": {"elbo": None}}))
     checkpoint.seal(place / "model")
