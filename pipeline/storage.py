@@ -16,12 +16,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Final
 
 from pipeline.config import RunConfig
-from pipeline.errors import CommitConflict, DataError
+from pipeline.errors import CommitConflict, DataError, InfrastructureError
 from pipeline.parts import Part
 from pipeline.seal import sealed
 from pipeline.snapshots import Snapshot, directory_name, find, latest, next_version, versions
@@ -35,6 +35,7 @@ JITTER_S: Final = 0.005
 """Longest wait after the first lost version; it grows by as much with each."""
 SECTIONS: Final = {"files": "", "quarantine": "_quarantine", "profile": "_profile", "reducer": "_reducer"}
 """Where the files of each of a manifest's lists lie: the data itself, and what readers pass over."""
+POINTER: Final = "_latest.json"
 KINDS: Final = ("datasets", "latents", "reduced", "samples")
 
 
@@ -67,6 +68,9 @@ def standing(root: Location, run_key: str) -> Snapshot | None:
     """
     newest = latest(root)
     if newest is not None and newest.key == run_key and newest.whole:
+        if not _pointed(root, newest):  # who committed it was stopped before that
+            with attempt(root, run_key) as directory:
+                _point(root, directory)
         return newest
     known = find(root, run_key)
     if known is None:
@@ -110,8 +114,7 @@ def publish(root: Location, directory: Location, parts: Sequence[Part], manifest
         facts = {**manifest, **home.told(data), "version": version, "previous": _name(newest)}
         target = root / directory_name(version)
         if home.commit(data, target, _manifest(parts, facts)):
-            pointer = {"snapshot": target.name, "version": version}
-            home.point(directory, root / "_latest.json", json.dumps(pointer).encode())
+            _point(root, directory)
             return Snapshot(target)
         time.sleep(random.uniform(0, JITTER_S * (tries + 1)))  # noqa: S311 - nothing to guess
     home.delete(data)
@@ -120,6 +123,26 @@ def publish(root: Location, directory: Location, parts: Sequence[Part], manifest
     raise CommitConflict(
         f"other runs took {COMMIT_TRIES} versions in a row{by}", str(root), "run again when they are done"
     )
+
+
+def _point(root: Location, directory: Location) -> None:
+    """Let `_latest.json` name the newest version: a convenience, the manifests are the truth."""
+    for _ in range(COMMIT_TRIES):  # somebody may have committed meanwhile, and pointed before
+        newest = latest(root)
+        if newest is None or _pointed(root, newest):
+            return
+        store.of(root).point(directory, root / POINTER, _pointer(newest))
+
+
+def _pointed(root: Location, newest: Snapshot) -> bool:
+    """Whether `_latest.json` is known to name it."""
+    with suppress(FileNotFoundError, InfrastructureError):
+        return (root / POINTER).read_bytes() == _pointer(newest)
+    return False
+
+
+def _pointer(snapshot: Snapshot) -> bytes:
+    return json.dumps({"snapshot": snapshot.directory.name, "version": snapshot.version}).encode()
 
 
 def section(part: Part) -> str:

@@ -31,7 +31,8 @@ def test_every_row_has_a_code_and_nothing_else_does(demo: Demo) -> None:
 def test_the_schema_is_the_contract(demo: Demo) -> None:
     """Vectors are fixed_size_list<float not null>[d], reconstructions have the input's type, ids are not null."""
     schema = latents.read(demo.latents).schema
-    assert schema.names == ["id", "mu", "logvar", "recon", "model_version", "label"]
+    evidence = ["elbo", "elbo_percentile", "error_percentile", "worst"]
+    assert schema.names == ["id", "mu", "logvar", "recon", *evidence, "model_version", "label"]
     assert schema.field("mu").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 16)
     assert not schema.field("mu").nullable
     assert not schema.field("id").nullable
@@ -82,7 +83,7 @@ def test_a_reader_pays_for_pyarrow_alone(demo: Demo) -> None:
 
 def test_the_check_above_can_fail(demo: Demo) -> None:
     """With one heavy import added, the same check names it."""
-    assert reader("import pipeline.features\n" + READER, demo.latents) == "1797 ['vae']"
+    assert reader("import pipeline.features\n" + READER, demo.latents) == "1797 ['torch', 'vae']"
 
 
 def test_the_model_loads_on_torch_alone(demo: Demo) -> None:
