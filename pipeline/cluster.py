@@ -103,6 +103,13 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def follow(name: str) -> None:
+    """Let a part of Ray's that hung its own handlers when it was imported say what it says where Ray does."""
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = logging.getLogger("ray").handlers, False
+    logger.setLevel(logging.INFO)
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """What Ray's Python side says goes to a file, and not to the console."""

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from pipeline import handshake
 from pipeline.board import Board
-from pipeline.cluster import own_error
+from pipeline.cluster import follow, own_error
 from pipeline.errors import InfrastructureError, LatentpipeError, from_plain
 
 U = TypeVar("U")
@@ -76,6 +76,7 @@ def actors(
 
     if not units:
         return
+    follow("ray.data")
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.wait_for_min_actors_s = max(1, round(wait_s))

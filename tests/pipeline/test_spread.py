@@ -48,11 +48,12 @@ def test_threads_stop_at_an_error() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_actors_do_every_unit_once(ray_up: None, workers: int) -> None:
-    """The same answers from other processes; none for no units."""
+def test_actors_do_every_unit_once(ray_up: None, workers: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same answers from other processes; none for no units. What Ray has to say goes to its log."""
     found = dict(actors(squared, range(5), workers=workers))
     assert found == dict(threads(squared, range(5), workers=workers))
     assert list(actors(squared, [], workers=workers)) == []
+    assert [it for it in "".join(capfd.readouterr()).splitlines() if "core_worker.cc" not in it] == []
 
 
 def test_an_actors_error_is_the_units_own(ray_up: None) -> None:

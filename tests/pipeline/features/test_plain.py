@@ -18,7 +18,7 @@ def test_columns_together_are_what_each_is_alone() -> None:
     random = np.random.default_rng(7)
     kinds = {"a": "float32", "b": "float64", "c": "float32", "d": "float64"}
     rows = {
-        name: (random.standard_normal(ROWS) * 10 ** random.integers(-3, 4)).astype(kind) for name, kind in kinds.items()
+        name: (random.standard_normal(ROWS) * 10.0 ** random.integers(-3, 4)).astype(kind) for name, kind in kinds.items()
     }
     columns = {
         name: ColumnConfig(type=kind, likelihood="gaussian", transform="robust" if name in "cd" else "standardise")
