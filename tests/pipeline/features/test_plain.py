@@ -17,8 +17,10 @@ def test_columns_together_are_what_each_is_alone() -> None:
     """float32 and float64, standardised and robust, with numbers too far and not there at all; some rows no block's."""
     random = np.random.default_rng(7)
     kinds = {"a": "float32", "b": "float64", "c": "float32", "d": "float64"}
+    sizes = 10.0 ** random.integers(-3, 4, len(kinds))
     rows = {
-        name: (random.standard_normal(ROWS) * 10.0 ** random.integers(-3, 4)).astype(kind) for name, kind in kinds.items()
+        name: (random.standard_normal(ROWS) * size).astype(kind)
+        for (name, kind), size in zip(kinds.items(), sizes, strict=True)
     }
     columns = {
         name: ColumnConfig(type=kind, likelihood="gaussian", transform="robust" if name in "cd" else "standardise")
