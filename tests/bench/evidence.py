@@ -23,7 +23,10 @@ import torch
 from pipeline import reference
 from pipeline.columns import ColumnConfig
 from pipeline.config import Encode
-from pipeline.encode import Output, UnitEncoder
+from pipeline.disk import sha256
+from pipeline.encoding.output import Output
+from pipeline.encoding.units import Source, Unit
+from pipeline.encoding.worker import Encoder
 from pipeline.features import fitting
 from vae import VAE, ModelConfig, Network, checkpoint
 
@@ -75,11 +78,19 @@ def model(rows: pa.Table, kinds: dict[str, ColumnConfig], folder: Path) -> None:
     checkpoint.seal(folder)
 
 
-def encoder(folder: Path, settings: Encode) -> UnitEncoder:
+def encoder(folder: Path, settings: Encode) -> Encoder:
     """The worker's own, beside no cluster."""
     (folder / "out").mkdir(exist_ok=True)
-    facts = {"model_name": "bench/1", "id_column": "id", "passthrough": (), "facts": {}}
-    return UnitEncoder(Output(directory=str(folder / "out"), model=str(folder / "model"), settings=settings, **facts))
+    facts = {"model_name": "bench/1", "model_digest": "-", "id_column": "id", "id_secret": False, "watched": 0}
+    where = {"directory": folder / "out", "model": str(folder / "model")}
+    return Encoder(Output(passthrough=(), settings=settings, **where, **facts))
+
+
+def unit(path: Path, rows: int) -> Unit:
+    """A whole file."""
+    size, groups = path.stat().st_size, pq.read_metadata(path).num_row_groups
+    source = Source(path=path, name=path.name, sha256=sha256(path), bytes=size, changed_ns=path.stat().st_mtime_ns)
+    return Unit(number=0, identity="-", source=source, first=0, end=groups, whole=True, rows=rows, bytes=size)
 
 
 def run(rows: int, repeats: int, *, mixed: bool) -> None:
@@ -88,6 +99,7 @@ def run(rows: int, repeats: int, *, mixed: bool) -> None:
         folder = Path(name)
         data, kinds = table(rows, mixed=mixed)
         pq.write_table(data, folder / "in.parquet")
+        work = unit(folder / "in.parquet", rows)
         model(data, kinds, folder / "model")
         rates: dict[str, list[float]] = {asked: [] for asked in ASKED}
         sizes = {}
@@ -95,7 +107,7 @@ def run(rows: int, repeats: int, *, mixed: bool) -> None:
         for turn in range(repeats + 1):
             for asked, it in encoders.items():
                 started = time.process_time()
-                part = it.encode(folder / "in.parquet")
+                [part] = it.encode(work).parts
                 if turn:  # the first one loads the model
                     rates[asked].append(rows / (time.process_time() - started))
                 sizes[asked] = part.bytes / rows
