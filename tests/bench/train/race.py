@@ -24,8 +24,6 @@ OURS: Final = ("ours", "ours_compiled", "ours_streaming", "ours_by_two")
 RIVALS: Final = ("usual_ray", "pythae", "lightning")
 PEERS: Final = ("pythae", "lightning")
 """Contestants from the other environment."""
-ORDER: Final = (*(name for mine in OURS for name in ("bare", mine)), *RIVALS)
-"""Of a round; each round begins two places further on."""
 SHORT: Final = {"bare": 4, **dict.fromkeys(RIVALS, 2)}
 """Epochs of a turn, where not the model's."""
 GROWN: Final = "64-128-128-8"
@@ -58,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one round of two epochs each: does it work at all?")
+    parser.add_argument("--only", nargs="+", choices=(*OURS, *RIVALS), default=(*OURS, *RIVALS), help="beside the bare")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", type=Path, default=Path("build/race"))
     parser.add_argument("--peers", type=Path, default=Path("build/bench-train/bin/python"))
@@ -80,18 +79,22 @@ class Race:
         self.flops = 0.0
         self.grown_mb: dict[int, float] = {}
         self.streamed: dict[str, Path] = {}
+        mine = [name for name in OURS if name in options.only]
+        rivals = [name for name in RIVALS if name in options.only]
+        self.order = (*(name for each in mine or ("bare",) for name in dict.fromkeys(("bare", each))), *rivals)
+        """Of a round; each round begins two places further on."""
 
     def run(self) -> None:
         """Every contestant once a round on either model; then memory."""
         folders = {model: self._made(model, it.rows) for model, it in MODELS.items()}
         self.streamed = {model: self._made(model, it.streamed) for model, it in MODELS.items()}
         for number in range(self.rounds):
-            first = 2 * number % (2 * len(OURS))
+            first = 2 * number % max(2, self.order.count("bare") * 2)
             for model, folder in folders.items():
                 products = self._ask("matmul", model, folder, epochs=3)
                 self.flops = max([self.flops, *(products or {"speeds": []})["speeds"]])
-                self._round(number, ORDER[first:] + ORDER[:first], model, folder)
-        for times in (1, 10):
+                self._round(number, self.order[first:] + self.order[:first], model, folder)
+        for times in (1, 10) if "ours_streaming" in self.options.only else ():
             folder = self._made(GROWN, MODELS[GROWN].streamed * times)
             if found := self._ask("ours_streaming", GROWN, folder, epochs=1):
                 self.grown_mb[times] = found["peak_mb"]
