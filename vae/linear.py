@@ -40,15 +40,17 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@torch.library.custom_op(
+    "latentpipe::product", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+def _sealed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same for torch.compile, which takes oneDNN's own for an inference's, with constant weights."""
+    return _product(x, weight, bias)
+
+
+@_sealed.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
-
-
-_LIBRARY: Final = torch.library.Library("latentpipe", "DEF")
-"""The product by another name for torch.compile, which takes oneDNN's for an inference's, with constant weights."""
-_LIBRARY.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.impl("product", _product, "CPU")
-torch.library.register_fake("latentpipe::product", _shape, lib=_LIBRARY)
 
 
 class _Affine(Function):
@@ -56,9 +58,7 @@ class _Affine(Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        sealed = torch.ops.latentpipe.product
-        out: Tensor = (sealed if torch.compiler.is_compiling() else _product)(x, weight, bias)
-        return out
+        return _sealed(x, weight, bias) if torch.compiler.is_compiling() else _product(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:  # noqa: ARG004
