@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -125,6 +126,10 @@ class Platform:
         """Every process that came of this platform: the server, the worker, runs of flows, and Ray's."""
         return {int(it.parent.name) for it in Path("/proc").glob("[0-9]*/environ") if self.mark in _environ(it)}
 
+    def of_ray(self) -> set[int]:
+        """Those of them that are Ray's."""
+        return {pid for pid in self.alive() if re.search("ray::|/ray/", _command(pid))}
+
     def stop(self) -> None:
         """End all of it, the worker first; then show the ends of the logs, which pytest prints if a test failed."""
         for process in reversed(self.processes.values()):
@@ -168,6 +173,12 @@ def _environ(path: Path) -> list[str]:
     with suppress(OSError):
         return path.read_text(errors="replace").split("\0")
     return []
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -254,7 +265,7 @@ def test_deployments_run_on_demand_and_by_themselves(platform: Platform) -> None
 
 
 def _check_cancellation(platform: Platform, settings: dict[str, Any]) -> None:
-    """A training that would go on for hours: cancelled, nothing of it is left but a checkpoint."""
+    """A training that would go on for hours: cancelled, Ray's work ends in ten seconds, and a checkpoint is left."""
     ours = {process.pid for process in platform.processes.values()}
     hours = {"epochs": 100_000, "patience": 100_000, "checkpoint_s": 1, "seed": 1}
     long = json.dumps({**settings, "train": {**settings["train"], **hours}})
@@ -262,7 +273,9 @@ def _check_cancellation(platform: Platform, settings: dict[str, Any]) -> None:
     [run] = platform.runs("train")
     written = Path(settings["workspace"]) / "training"
     _until(lambda: list(written.glob("*/checkpoints/*[0-9]")), within_s=150, what="a checkpoint")
+    assert platform.of_ray()
     platform.prefect("flow-run", "cancel", run["id"])
+    _until(lambda: not platform.of_ray(), within_s=10, what="the end of Ray's work")
     _until(lambda: platform.alive() == ours, within_s=60, what="the end of every process of a cancelled run")
     _until(lambda: platform.state(run)["type"] == "CANCELLED", within_s=60, what="the run's last state")
     [training] = written.iterdir()
