@@ -87,7 +87,7 @@ def _options(cluster: Cluster, cpus: int) -> dict[str, object]:
         "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, cpus + 2),
         "include_dashboard": False,
         "object_store_memory": cluster.object_store_mb << 20,
-        "_system_config": {"task_events_report_interval_ms": 0},  # a dashboard's; a cancelled run waits 5 s to send them
+        "_system_config": {"task_events_report_interval_ms": 0},  # it feeds dashboards; cancelled, it waits 5 s
     }
 
 

@@ -43,7 +43,11 @@ class Watch:
 
     def __init__(self, reference: Reference, features: Features, *, share: float = 1.0) -> None:
         self.features, self.reference, self.share = features, reference, share
-        self.counts: dict[str, Counts] = {"rows": np.zeros(1, dtype=np.int64)}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._counts: dict[str, Counts] = {"rows": np.zeros(1, dtype=np.int64)}
+        self._held: list[tuple[npt.NDArray[Any], ...]] = []
 
     @classmethod
     def load(cls, model: str | Path, *, rows: int) -> Self:
@@ -53,18 +57,28 @@ class Watch:
     def anew(self) -> Self:
         """Nothing counted yet; what is known of the model is shared."""
         other = copy.copy(self)
-        other.counts = {"rows": np.zeros(1, dtype=np.int64)}
+        other._begin()
         return other
 
     def add(self, ids: pa.ChunkedArray, values: Values, observed: Observed, mu: Codes, elbo: Any = None) -> None:
         """Some rows, as the model is given them, their codes `[row, latent]` and, if they have one, their ELBO."""
         kept = slice(None) if self.share >= 1 else hashes(ids) < np.uint64(self.share * 2.0**64)
-        bound = None if elbo is None else np.asarray(elbo, dtype=np.float64)[kept]
-        self._add("rows", np.array([len(values[kept])]))
-        self.add_inputs(values[kept], observed[kept])
-        self.add_codes(mu[kept])
-        if self.reference.elbo is not None and bound is not None:
-            self.add_fit(bound)
+        bound = () if elbo is None else (np.asarray(elbo, dtype=np.float64),)
+        self._held.append(tuple(it[kept] for it in (values, observed, mu, *bound)))
+        if sum(len(it[0]) for it in self._held) >= BATCH:
+            self._count_held()
+
+    def _count_held(self) -> None:
+        """A few rows cost as much to count as many."""
+        if not self._held:
+            return
+        values, observed, mu, *bound = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
+        self._held = []
+        self._add("rows", np.array([len(values)]))
+        self.add_inputs(values, observed)
+        self.add_codes(mu)
+        if self.reference.elbo is not None and bound:
+            self.add_fit(*bound)
 
     def add_inputs(self, values: Values, observed: Observed) -> None:
         """Count each column."""
@@ -81,6 +95,12 @@ class Watch:
     def add_fit(self, elbo: Numbers) -> None:
         """Count the ELBO."""
         self._add("fit", self.elbo.count(elbo))
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """Of all rows so far, by cell."""
+        self._count_held()
+        return self._counts
 
     def facts(self) -> Facts:
         """What was counted, plain and JSON-able."""
@@ -130,7 +150,7 @@ class Watch:
         return np.append(counts, missing)
 
     def _add(self, name: str, counts: Counts) -> None:
-        self.counts[name] = counts + self.counts.get(name, 0)
+        self._counts[name] = counts + self._counts.get(name, 0)
 
 
 def codes(feature: Feature) -> int:

@@ -23,7 +23,8 @@ class Linear(nn.Linear):
         """The layer's outputs; by oneDNN if they are a CPU's, of float32, and many."""
         plain = x.is_cpu and x.dtype == torch.float32 and len(x) > 0 and not torch.is_autocast_enabled("cpu")
         if plain and self.weight.numel() >= WORTH and onednn_is_faster():
-            out: Tensor = _Affine.apply(x, self.weight, self.bias)
+            product = _Affine.apply if torch.is_grad_enabled() else _called
+            out: Tensor = product(x, self.weight, self.bias)
             return out
         return super().forward(x)
 
@@ -53,12 +54,16 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
+def _called(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _sealed(x, weight, bias) if torch.compiler.is_compiling() else _product(x, weight, bias)
+
+
 class _Affine(Function):
     """x W' + b by oneDNN; its gradients are such products again, and have gradients themselves."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _sealed(x, weight, bias) if torch.compiler.is_compiling() else _product(x, weight, bias)
+        return _called(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:  # noqa: ARG004

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 from pipeline.encoding.units import Unit
@@ -28,6 +28,10 @@ class Made:
     quarantined: int
     watched: dict[str, Any] | None = None
     """What was counted of the rows encoded now, for `drift`."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain facts."""
+        return {**vars(self), "parts": [asdict(part) for part in self.parts]}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:

@@ -1,13 +1,13 @@
-"""What a worker does with a unit: it reads, encodes and writes it, all three at once, row group by row group.
+"""What a worker does with a unit: it reads, encodes and writes it, at once where there are cores, by row groups.
 
 In a thread of the driver or on another machine. Only facts leave it; rows in = rows encoded + rows set aside.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Final
 
@@ -55,9 +55,14 @@ class Encoder:
         """What counts rows, with none counted yet."""
         return Watch.load(self.output.model, rows=self.output.watched) if self.output.watched else None
 
+    @cached_property
+    def overlaps(self) -> bool:
+        """Whether writing has a core beside computing; where all workers' computing takes them all, it only crowds."""
+        return self.output.settings.use_gpu or (os.cpu_count() or 1) > self.output.settings.num_workers
+
     def __call__(self, unit: Unit) -> dict[str, Any]:
         """Encode one unit; the facts of what was made."""
-        return asdict(self.encode(unit))
+        return self.encode(unit).to_plain()
 
     def encode(self, unit: Unit) -> Made:
         """Read, encode and write the rows of one unit, sorted by id; those without a finite code are set aside.
@@ -71,7 +76,8 @@ class Encoder:
             unit.source.verify()
         with opened(unit.source.path, verified=unit.first == 0) as file:
             schema = self._schema(file.schema_arrow, unit)
-            with closing(ahead(self._encoded(ahead(self._tables(file, unit)), schema, aside, watch))) as batches:
+            encoded = self._encoded(ahead(self._tables(file, unit)), schema, aside, watch)
+            with closing(ahead(encoded) if self.overlaps else encoded) as batches:
                 parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
         unit.source.check()
         if aside.rows:

@@ -51,12 +51,16 @@ def restore(features: Sequence[Feature], values: Values) -> list[pa.Array]:
     """The columns that `values[row, feature]` stand for, in their own types and units."""
     kinds = [feature.arrow.to_pandas_dtype() for feature in features]
     center, scale, least, most = (torch.from_numpy(it) for it in (*_constants(features), *_limits(kinds)))
+    floor, ceiling = least.max(), most.min()
     found = np.empty((len(features), len(values)), np.result_type(*kinds))
     source, target = torch.from_numpy(values), torch.from_numpy(found)
     for start in range(0, len(values), BLOCK):
         part = slice(start, start + BLOCK)
         block = source[part].T.contiguous().double().mul_(scale).add_(center)
-        target[:, part] = torch.minimum(torch.maximum(block, least), most)
+        low, high = block.aminmax()
+        if not (low >= floor and high <= ceiling):  # too far for some column's type, or not a number
+            block = torch.minimum(torch.maximum(block, least), most)
+        target[:, part] = block
     cells = [column.astype(kind, copy=False) for column, kind in zip(found, kinds, strict=True)]
     return [pa.array(column, feature.arrow) for column, feature in zip(cells, features, strict=True)]
 

@@ -218,6 +218,8 @@ class Warps(Warp):
         return self._each(lambda warp, *part: warp.log_mass(*part), mean, scale)
 
     def _each(self, of: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        if len(self.parts) == 1:
+            return of(self.parts[0], *tensors)
         parts = zip(self.parts, *(tensor.split(self.widths, 1) for tensor in tensors), strict=True)
         return torch.cat([of(*part) for part in parts], 1)
 
