@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,7 +22,11 @@ from vae import checkpoint
 from vae.model import VAE
 
 SHAPE: Final = 1024
-"""Rows of every inference batch; a shorter one is padded. One shape for all: a row's code depends on no other row."""
+"""Rows of an inference batch, at least; a shorter one is padded. One shape for all: no row's code depends on another."""
+LONGEST: Final = 4096
+"""Rows at most: a narrow network's steps are so short that threads would wait for each other between them."""
+CELLS: Final = 1 << 19
+"""Rows times units of the widest layer, at most, where that allows more than SHAPE rows."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ class Codec:
         """Number of latent dimensions."""
         return self.model.config.network.latent
 
+    @cached_property
+    def shape(self) -> int:
+        """Rows of every inference batch of this model, a power of two."""
+        if self.model.config.network.body == "convolution":
+            return SHAPE
+        widest = max(it.out_features for it in self.model.modules() if isinstance(it, torch.nn.Linear))
+        rows = CELLS // max(widest, self.features.width)
+        return min(max(1 << rows.bit_length() - 1, SHAPE), LONGEST)
+
     def encode(self, table: pa.Table | pa.RecordBatch) -> Codes:
         """The codes of the table's rows, in their order."""
         return self.infer(*self.features.transform(table))
@@ -69,7 +83,7 @@ class Codec:
     def infer(self, values: Values, observed: Observed) -> Codes:
         """The codes of rows that `features.transform` made numbers of."""
         mu, logvar = (np.empty((len(values), self.latent), np.float32) for _ in range(2))
-        for rows in _spans(len(values)):
+        for rows in self._spans(len(values)):
             seen = None if observed[rows].all() else self._padded(observed[rows])
             posterior = self.model.encode(self._padded(values[rows]), seen)
             for codes, part in ((mu, posterior.mean), (logvar, posterior.logvar)):
@@ -84,7 +98,7 @@ class Codec:
     def guess(self, z: npt.NDArray[np.float32]) -> Values:
         """Reconstructions from codes `[row, latent]`, as model values `[row, feature]`."""
         values = np.empty((len(z), self.features.width), np.float32)
-        for rows in _spans(len(z)):
+        for rows in self._spans(len(z)):
             values[rows] = _first(self.model.reconstruct(self._padded(z[rows])), len(z[rows]))
         return values
 
@@ -96,11 +110,14 @@ class Codec:
         return self.features.restore(values.cpu().numpy())
 
     def _padded(self, rows: npt.NDArray[Any]) -> Tensor:
-        """Up to SHAPE rows as SHAPE rows, on the model's device."""
+        """Up to `shape` rows as `shape` rows, on the model's device."""
         tensor = torch.from_numpy(rows)
-        if missing := SHAPE - len(rows):
+        if missing := self.shape - len(rows):
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
         return tensor.to(self.model.device)
+
+    def _spans(self, rows: int) -> Iterator[slice]:
+        return (slice(start, start + self.shape) for start in range(0, rows, self.shape))
 
 
 @contextmanager
@@ -112,10 +129,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _spans(rows: int) -> Iterator[slice]:
-    return (slice(start, start + SHAPE) for start in range(0, rows, SHAPE))
 
 
 def _first(tensor: Tensor, rows: int) -> npt.NDArray[np.float32]:

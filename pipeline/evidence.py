@@ -27,6 +27,8 @@ from vae.importance import parts
 
 WORST: Final = 3
 """Columns that `worst` names."""
+COMPARING: Final = {"error_percentile", "recon_error", "worst"}
+"""What compares a row with its reconstruction."""
 _NAMED: Final = pa.struct([pa.field(*it, nullable=False) for it in (("column", pa.string()), ("error", pa.float32()))])
 _WORST: Final = pa.list_(pa.field("element", _NAMED, nullable=False))
 
@@ -92,6 +94,8 @@ class Evidence:
         names = [field.name for field in self.fields()]
         if not names:
             return {}
+        if guess is None and COMPARING & {*names}:
+            guess = self.codec.guess(codes.mu)
         rows = Rows(values, observed, codes, draws.seeds(ids), guess)
         figures = self._figures(rows, names)
         found: dict[str, pa.Array] = {}
@@ -118,9 +122,8 @@ class Evidence:
             numbers = parts(self.settings.importance_samples, rows=SHAPE)
             found["nll"] = witness.nll(*given, (batch.noise(part) for part in numbers))
         figures = {name: tensor.cpu().numpy() for name, tensor in found.items()}
-        if names & {"error_percentile", "recon_error", "worst"}:
-            guess = batch.guess if batch.guess is not None else self.codec.model.reconstruct(batch.posterior.mean)
-            errors = witness.errors(batch.values, batch.observed, guess).cpu().numpy()
+        if batch.guess is not None and names & COMPARING:
+            errors = witness.errors(batch.values, batch.observed, batch.guess).cpu().numpy()
             figures |= {"errors": errors} if "recon_error" in names else {}
             figures |= self._compared(errors) if self.settings.percentile or self.settings.worst else {}
         return figures

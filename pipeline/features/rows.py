@@ -133,7 +133,7 @@ def _frozen(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _column(table: pa.Table | pa.RecordBatch, feature: Feature) -> pa.Array:
-    if feature.name not in table.schema.names:
+    if not table.schema.get_all_field_indices(feature.name):
         raise DataError(f"column {feature.name!r} is missing; the model was trained on it")
     column = table.column(feature.name)
     if not column.type.equals(feature.arrow):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.codec import SHAPE, Codec
+from pipeline.codec import LONGEST, SHAPE, Codec
 from pipeline.columns import ColumnConfig
 from pipeline.errors import DataError
 from pipeline.features import fitting
@@ -22,7 +22,7 @@ from vae.config import ModelConfig, Network
 from vae.model import VAE
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=15)
-ROWS = 2500
+ROWS = 5000
 COLUMNS = {
     "city": ColumnConfig(type="string", likelihood="categorical", nullable=True),
     "size": ColumnConfig(type="float64", likelihood="gaussian", nullable=True),
@@ -82,7 +82,7 @@ def test_a_rows_code_depends_on_no_other_row(rows: list[int]) -> None:
     assert np.array_equal(np.concatenate([found.mu, found.logvar], axis=1), codes()[rows])
 
 
-@pytest.mark.parametrize("size", [1, 7, 500, SHAPE - 1, SHAPE, SHAPE + 1, ROWS])
+@pytest.mark.parametrize("size", [1, 7, 500, SHAPE, LONGEST - 1, LONGEST, LONGEST + 1, ROWS])
 def test_a_rows_code_depends_on_no_batch_size(size: int) -> None:
     """However a table is cut, the codes are the same to the bit."""
     starts = range(0, ROWS if size > 1 else 20, size)
@@ -101,13 +101,19 @@ def test_a_rows_code_depends_on_no_place_and_no_thread(row: int, threads: int) -
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = codec().encode(table().take(pa.array([row] * SHAPE)))
+        found = codec().encode(table().take(pa.array([row] * LONGEST)))
         restored = codec().decode(found.mu)
     finally:
         torch.set_num_threads(before)
     assert (np.concatenate([found.mu, found.logvar], axis=1) == codes()[row]).all()
-    assert restored.equals(codec().decode(codes()[[row] * SHAPE, :6].copy()))
+    assert restored.equals(codec().decode(codes()[[row] * LONGEST, :6].copy()))
     assert len(set(map(str, restored.to_pylist()))) == 1
+
+
+@pytest.mark.parametrize(("hidden", "shape"), [((64, 48), LONGEST), ((256, 64), 2048), ((384, 256), SHAPE)])
+def test_the_wider_a_model_the_shorter_its_batches(hidden: tuple[int, ...], shape: int) -> None:
+    """So that what a layer makes of a batch stays in a processor's cache."""
+    assert codec(hidden=hidden).shape == shape
 
 
 def test_a_wide_model_keeps_the_law() -> None:
