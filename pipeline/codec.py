@@ -22,7 +22,7 @@ from vae import checkpoint
 from vae.model import VAE
 
 SHAPE: Final = 1024
-"""Rows of an inference batch, at least; a shorter one is padded. One shape for all: no row's code depends on another."""
+"""Rows of an inference batch, at least; a shorter one is padded. One shape for all: no code depends on another row."""
 LONGEST: Final = 4096
 """Rows at most: a narrow network's steps are so short that threads would wait for each other between them."""
 CELLS: Final = 1 << 19

@@ -10,8 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final, Self
 
 from pipeline.errors import DataError
@@ -20,7 +22,7 @@ from pipeline.stores.names import VERSION
 from pipeline.stores.remote import Location, located, names, sizes
 
 AT_ONCE: Final = 16
-"""Manifests that are looked through at a time."""
+"""Manifests that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,15 @@ class Snapshot:
 
 
 def versions(root: Location) -> list[Snapshot]:
-    """All snapshots under `root`, oldest first."""
-    return [*_newest_first(root)][::-1]
+    """All snapshots under `root`, oldest first, their manifests read."""
+    found = [Snapshot(root / directory_name(version)) for version in sorted(_taken(root))]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [it for it, there in zip(found, pool.map(_there, found), strict=True) if there]
+
+
+def newest(root: Location, count: int) -> list[Snapshot]:
+    """The last snapshots under `root`, so many at most, oldest first."""
+    return [*islice(_newest_first(root), count)][::-1]
 
 
 def latest(root: Location) -> Snapshot | None:
@@ -112,6 +121,13 @@ def next_version(root: Location) -> int:
 def directory_name(version: int) -> str:
     """`v000007` for 7."""
     return f"v{version:06d}"
+
+
+def _there(snapshot: Snapshot) -> bool:
+    """Whether it has a manifest, be it a broken one; reads it."""
+    with suppress(DataError):
+        return snapshot.manifest is not None
+    return (snapshot.directory / MANIFEST).is_file()
 
 
 def _newest_first(root: Location) -> Iterator[Snapshot]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from pipeline.encoding.units import Unit
 from pipeline.errors import DataError
 from pipeline.parts import Part
-from pipeline.snapshots import Snapshot, versions
+from pipeline.snapshots import Snapshot, newest
 from pipeline.storage import SECTIONS, carried, section
 from pipeline.stores.remote import Location
 
@@ -68,9 +68,9 @@ class Change:
 
 def change(units: Sequence[Unit], output: Mapping[str, Any], root: Location) -> Change:
     """Which units stand, and why the others do not."""
-    newest = [it for it in versions(root)[-LOOK_BACK:] if it.key and it.whole]
-    stands = {facts["identity"]: (it, facts) for it in newest for facts in it.manifest.get("units", ())}
-    last = newest[-1].manifest if newest else {}
+    known = [it for it in newest(root, LOOK_BACK) if it.key and it.whole]
+    stands = {facts["identity"]: (it, facts) for it in known for facts in it.manifest.get("units", ())}
+    last = known[-1].manifest if known else {}
     inputs = {_input(facts) for facts in last.get("units", ())}
     wanted = {unit.identity for unit in units}
     why = _why(last.get("output"), output)

@@ -2,13 +2,16 @@
 
     python tests/faults/run.py [--only ROW[,ROW]] [--quick] [--results FOLDER]
 
-A topic is a module here with `cases()`. What cases write as `*.jsonl`, such as histories, goes to the results' folder.
+A topic is a module here with `cases()`. What cases write as `*.jsonl`, such as histories, goes to the results' folder,
+and so does the table as `encode.md` if it is the whole one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -16,6 +19,7 @@ import time
 import traceback
 from collections import defaultdict
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -92,12 +96,16 @@ def main() -> None:
         found[case.row].append(tried(case, arguments.results))
         it = found[case.row][-1]
         print(f"{case.row:>3} {case.name:<50} {it.cases:>4} {time.monotonic() - began:6.1f} s {it.failed}", flush=True)
-    print("\n".join(["", *table(found), ""]))
     everything = [one for those in found.values() for one in those]
     it = total(everything)
     failed = [one.failed for one in everything if one.failed]
     facts = {"cases": it.cases, "lost": it.lost, "duplicated": it.duplicated, "torn": it.torn, "failed": failed}
-    print(json.dumps(facts))
+    lines = ["", *table(found), "", json.dumps(facts)]
+    print("\n".join(lines))
+    if not (rows or arguments.quick):
+        where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        title = f"# `make faults` ({datetime.now(UTC):%Y-%m-%d}, {where})"
+        (arguments.results / "encode.md").write_text("\n".join([title, *lines]) + "\n")
     sys.exit(bool(it.lost or it.duplicated or it.torn or failed))
 
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from stat import S_ISDIR
 from types import TracebackType
 from typing import Any, Self
 
@@ -140,15 +141,21 @@ class Scene:
 
     def staged(self) -> dict[Path, int]:
         """Bytes of the files that were begun where no reader looks."""
-        sizes = {}
-        for path in (self.root / "_attempts").rglob("*.parquet"):
-            with suppress(FileNotFoundError):
-                sizes[path] = path.stat().st_size
-        return sizes
+        return {path: found.st_size for path, found in self._below("*/*/*.parquet")}
 
     def attempts(self) -> set[Path]:
         """The directories of tries under way, or dead."""
-        return {it for it in (self.root / "_attempts").glob("*/*") if it.is_dir() and it.parent.name != "preflight"}
+        begun = self._below("*/*")
+        return {path for path, found in begun if S_ISDIR(found.st_mode) and path.parent.name != "preflight"}
+
+    def _below(self, pattern: str) -> list[tuple[Path, os.stat_result]]:
+        """What lies in `_attempts`, where others delete meanwhile."""
+        there = []
+        with suppress(FileNotFoundError):
+            for path in (self.root / "_attempts").glob(pattern):
+                with suppress(FileNotFoundError):
+                    there.append((path, path.stat()))
+        return there
 
     def writes(self, process: psutil.Process) -> bool:
         """Whether it has a file of an attempt open."""

@@ -97,7 +97,7 @@ class Race:
         for times in (1, 10) if "ours_streaming" in self.options.only else ():
             folder = self._made(GROWN, MODELS[GROWN].streamed * times)
             if found := self._ask("ours_streaming", GROWN, folder, epochs=1):
-                self.grown_mb[times] = found["peak_mb"]
+                self.grown_mb[times] = found["own_mb"]
 
     def _made(self, model: str, rows: int) -> Path:
         """A table, ingested."""
@@ -121,7 +121,7 @@ class Race:
     def _ask(self, name: str, model: str, folder: Path, *, epochs: int) -> dict[str, Any] | None:
         """What a contestant says in a process of its own; None if it fails, which is told in the notes."""
         python = str(self.options.peers) if name in PEERS else sys.executable
-        path = os.pathsep.join(map(str, (Path.cwd(), HERE.parent, HERE)))
+        path = os.pathsep.join(map(str, (Path.cwd(), HERE.parents[1], HERE.parent, HERE)))
         command = [python, HERE / "side.py", name, model, folder, epochs, self.options.device, time.time()]
         ended = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
@@ -228,7 +228,7 @@ class Race:
                 lines.append(f"Start-up of ours, {model}, s: {told}.")
         if self.grown_mb:
             told = ", ".join(f"{mb:,.0f} MB at {times}x" for times, mb in self.grown_mb.items())
-            lines.append(f"Peak of a streaming worker, {GROWN}: {told} the rows.")
+            lines.append(f"Own memory (RssAnon) of a streaming worker at its peak, {GROWN}: {told} the rows.")
         return [*lines, *(f"{name} of {model} failed: {why}" for (model, name), why in self.failed.items())]
 
 
