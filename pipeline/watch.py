@@ -121,7 +121,8 @@ class Watch:
     def projected(self, mu: Codes) -> Iterator[Numbers]:
         """Codes along each direction: unit vectors, the same for ever."""
         drawn = np.random.default_rng(0).standard_normal((mu.shape[1], DIRECTIONS))
-        return iter((mu.astype(np.float64) @ (drawn / np.linalg.norm(drawn, axis=0))).T)
+        directions = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=0))
+        return iter((torch.from_numpy(mu).double() @ directions).T.numpy())  # numpy's product leaves a thread spinning
 
     @cached_property
     def lines(self) -> list[Line]:
