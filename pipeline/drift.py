@@ -186,20 +186,20 @@ class _Bench:
         if feature.coded:
             chance = redrawn(theirs, ours.sum(), DRAWS, self.generator)
             return Trial("inputs", feature.name, "distance", float(variation(excess)), variation(chance))
-        line, noise = self.watch.columns[feature.name], 1 / ours.sum() + 1 / theirs.sum()
+        line, noise = self.watch.cells.columns[feature.name], 1 / ours.sum() + 1 / theirs.sum()
         chance = bridges(shares(theirs), noise, DRAWS, self.generator)
         return Trial("inputs", feature.name, "distance", float(line.wasserstein(excess)), line.wasserstein(chance))
 
     def _codes(self) -> Trial:
         """The mean over directions. Chance redraws whole codes, whose projections move together."""
-        lines, known = self.watch.lines, len(self.watch.reference.mu)
+        lines, known = self.watch.cells.lines, len(self.watch.reference.mu)
         mu = self.watch.reference.mu[::2]  # enough to see how they vary
         names = [f"codes/{number}" for number in range(len(lines))]
         scale = np.float32(np.sqrt((1 / self.rows + 1 / known) / len(mu)))
         weights = self.generator.standard_normal((DRAWS, len(mu)), dtype=np.float32) * scale
         weights -= weights.mean(1, keepdims=True)
         value, chance, spread = 0.0, np.zeros(DRAWS), sum(line.spread for line in lines)
-        for name, line, along in zip(names, lines, self.watch.projected(mu), strict=True):
+        for name, line, along in zip(names, lines, self.watch.cells.projected(mu), strict=True):
             excess = shares(self.watch.counts[name]) - shares(self.training[name])
             value += float(line.wasserstein(excess)) * line.spread / spread
             chance += line.wasserstein(line.gather(weights, along)) * line.spread / spread
@@ -207,7 +207,7 @@ class _Bench:
 
     def _fit(self) -> Trial:
         """How far the mean fell, beyond what rows cost that were not trained on."""
-        line, ours, theirs = self.watch.elbo, self.watch.counts["fit"], self.training["fit"]
+        line, ours, theirs = self.watch.cells.elbo, self.watch.counts["fit"], self.training["fit"]
         value = float(line.fall(shares(ours) - shares(theirs)))
         noise = 1 / self.rows + 1 / self.training_rows
         chance = line.fall(bridges(shares(theirs), noise, DRAWS, self.generator))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -38,11 +38,47 @@ Codes = npt.NDArray[np.float32]
 Facts = dict[str, Any]
 
 
+class Cells:
+    """Where rows are counted, as the training rows have it."""
+
+    def __init__(self, reference: Reference, features: Features) -> None:
+        self.features, self.reference = features, reference
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """Unit vectors `[latent, direction]`, the same for ever."""
+        drawn = np.random.default_rng(0).standard_normal((self.reference.mu.shape[1], DIRECTIONS))
+        return torch.from_numpy(drawn / np.linalg.norm(drawn, axis=0))
+
+    def projected(self, mu: Codes) -> Numbers:
+        """Codes along each direction, `[direction, row]`; numpy's product would leave a thread of BLAS spinning."""
+        return np.asarray((torch.from_numpy(mu).double() @ self.directions).T.numpy())
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Of codes on each direction."""
+        levels = np.linspace(0, 1, COARSE + 1)
+        return [Line(np.quantile(it, levels)) for it in self.projected(self.reference.mu)]
+
+    @cached_property
+    def elbo(self) -> Line:
+        """Of the ELBO."""
+        assert self.reference.elbo is not None
+        return Line(self.reference.elbo[::10])
+
+    @cached_property
+    def columns(self) -> dict[str, Line]:
+        """Of each column of numbers, in its units."""
+        plain = (it.name for it in self.features.columns if not it.coded)
+        return {name: Line(np.array(self.reference.columns[name].quantiles or (0.0,))) for name in plain}
+
+
 class Watch:
     """Counts rows as they are encoded: each worker one, merged by the driver."""
 
     def __init__(self, reference: Reference, features: Features, *, share: float = 1.0) -> None:
         self.features, self.reference, self.share = features, reference, share
+        self.cells = Cells(reference, features)
         self._begin()
 
     def _begin(self) -> None:
@@ -89,12 +125,12 @@ class Watch:
 
     def add_codes(self, mu: Codes) -> None:
         """Count the codes on each direction."""
-        for number, (line, along) in enumerate(zip(self.lines, self.projected(mu), strict=True)):
+        for number, (line, along) in enumerate(zip(self.cells.lines, self.cells.projected(mu), strict=True)):
             self._add(f"codes/{number}", line.count(along))
 
     def add_fit(self, elbo: Numbers) -> None:
         """Count the ELBO."""
-        self._add("fit", self.elbo.count(elbo))
+        self._add("fit", self.cells.elbo.count(elbo))
 
     @property
     def counts(self) -> dict[str, Counts]:
@@ -118,36 +154,12 @@ class Watch:
         """Counted so far."""
         return int(self.counts["rows"][0])
 
-    def projected(self, mu: Codes) -> Iterator[Numbers]:
-        """Codes along each direction: unit vectors, the same for ever."""
-        drawn = np.random.default_rng(0).standard_normal((mu.shape[1], DIRECTIONS))
-        directions = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=0))
-        return iter((torch.from_numpy(mu).double() @ directions).T.numpy())  # numpy's product leaves a thread spinning
-
-    @cached_property
-    def lines(self) -> list[Line]:
-        """The cells of codes on each direction."""
-        levels = np.linspace(0, 1, COARSE + 1)
-        return [Line(np.quantile(it, levels)) for it in self.projected(self.reference.mu)]
-
-    @cached_property
-    def elbo(self) -> Line:
-        """The cells of the ELBO."""
-        assert self.reference.elbo is not None
-        return Line(self.reference.elbo[::10])
-
-    @cached_property
-    def columns(self) -> dict[str, Line]:
-        """The cells of each column of numbers, in its units."""
-        plain = (it.name for it in self.features.columns if not it.coded)
-        return {name: Line(np.array(self.reference.columns[name].quantiles or (0.0,))) for name in plain}
-
     def _count(self, feature: Feature, cells: Values, *, missing: int) -> Counts:
         """In each cell, or of each code (0 of a categorical: never seen in training), and last the missing."""
         if feature.coded:
             counts = np.bincount(cells.astype(np.int64), minlength=codes(feature))
         else:
-            counts = self.columns[feature.name].count(feature.units(cells.astype(np.float64)))
+            counts = self.cells.columns[feature.name].count(feature.units(cells.astype(np.float64)))
         return np.append(counts, missing)
 
     def _add(self, name: str, counts: Counts) -> None:
