@@ -14,8 +14,9 @@ import pyarrow as pa
 from pipeline import tracking
 from pipeline.arithmetic import arithmetic
 from pipeline.codec import Codec, Codes
-from pipeline.config import Data, RunConfig
+from pipeline.config import Data, Encode, RunConfig
 from pipeline.errors import DataError
+from pipeline.evidence import Evidence
 from pipeline.parts import opened, plain_id
 from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
@@ -60,10 +61,13 @@ class Again:
             return "", [sample.differing(row, "the dataset has no such row") for row in lost[:SHOWN]]
         computed = facts.get("computed", arithmetic("cpu"))
         exact = computed == arithmetic("cpu")
-        rows, codec = pa.concat_tables([source[it] for it in sample.ids]), Codec.load(model.directory)
-        found = [*_other_codes(sample, codec.encode(rows), exact=exact)]
-        found += [] if found or not exact else _other_reconstructions(sample, codec)
-        found += _other_cells(sample, rows.select([*facts["passthrough"]]), dataset.manifest["rules"]["columns"])
+        rows, columns = pa.concat_tables([source[it] for it in sample.ids]), dataset.manifest["rules"]["columns"]
+        codes, beside = _computed(rows, model.directory, facts)
+        if lacking := sorted({*beside.schema.names} - {*sample.rows.schema.names}):
+            return "", [Violation(f"column {it!r} is missing, and was asked for", sample.files[0]) for it in lacking]
+        found = [*_other_codes(sample, codes, exact=exact)]
+        found += [] if found or not exact else _other_cells(sample, beside, columns)
+        found += _other_cells(sample, rows.select([*facts["passthrough"]]), columns)
         manner = "equal to the bit on this CPU" if exact else f"within {TOLERANCE:g}, as they were made by {computed}"
         return f"{len(sample.files)} rows computed anew by {name(facts)}, {model.origin}: {manner}", found[:SHOWN]
 
@@ -154,6 +158,17 @@ def _taken(path: Location, positions: Any) -> Iterator[pa.Table]:
             first = after
 
 
+def _computed(rows: pa.Table, model: Path, facts: Mapping[str, Any]) -> tuple[Codes, pa.Table]:
+    """The codes of these rows, and what the manifest says is written beside them."""
+    codec, settings = Codec.load(model), Encode(**facts["output"]["settings"])
+    values, observed = codec.features.transform(rows)
+    codes = codec.infer(values, observed)
+    guess = codec.guess(codes.mu)
+    recon = {"recon": codec.features.restore(guess)} if settings.reconstruct else {}
+    evidence = Evidence(codec, settings).columns(rows, rows.column(facts["id"]), values, observed, codes, guess=guess)
+    return codes, pa.table({**recon, **evidence})
+
+
 def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Violation]:
     for column, now in (("mu", codes.mu), ("logvar", codes.logvar)):
         was = np.stack(sample.rows.column(column).to_numpy())
@@ -165,19 +180,15 @@ def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Viola
             yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
 
 
-def _other_reconstructions(sample: Sample, codec: Codec) -> Iterator[Violation]:
-    if "recon" in sample.rows.schema.names:
-        now = codec.decode(np.stack(sample.rows.column("mu").to_numpy()))
-        yield from _other_cells(sample, pa.table({"recon": now}), {})
-
-
 def _other_cells(sample: Sample, rows: pa.Table, columns: Mapping[str, Any]) -> Iterator[Violation]:
-    """Cells that are not written alike; NaN is like NaN, and a secret is not told."""
-    for column in rows.schema.names:
-        cells = zip(sample.rows.column(column).to_pylist(), rows.column(column).to_pylist(), strict=True)
+    """Cells that are not written alike; NaN is like NaN, and what is said of a secret column is not told."""
+    written, computed = sample.rows.select(rows.schema.names).flatten(), rows.flatten()
+    for column in computed.schema.names:
+        cells = zip(written.column(column).to_pylist(), computed.column(column).to_pylist(), strict=True)
+        secret = any(columns.get(name, {}).get("secret") for name in (column, column.partition(".")[2]))
         for row, (was, now) in enumerate(cells):
             if repr(was) != repr(now):
-                told = (REDACTED, REDACTED) if columns.get(column, {}).get("secret") else (was, now)
+                told = (REDACTED, REDACTED) if secret else (was, now)
                 yield sample.differing(row, f"{column} is {told[0]!s:.60}, and should be {told[1]!s:.60}")
 
 

@@ -39,7 +39,7 @@ def odd_columns(manifest: Mapping[str, Any], schema: pa.Schema) -> Iterator[str]
         if name not in schema.names:
             yield f"column {name!r} is missing"
         elif not schema.field(name).equals(field):
-            yield f"column {name!r} is {_told(schema.field(name))}, not {_told(field)}"
+            yield f"column {name!r} is {described(schema.field(name))}, not {described(field)}"
     for name, kind in manifest.get("passthrough", {}).items():
         if str(_type(schema, name)) != kind:
             yield f"column {name!r} is {_type(schema, name)}, not {kind}"
@@ -78,5 +78,6 @@ def _type(schema: pa.Schema, name: str) -> pa.DataType:
     return schema.field(name).type if name in schema.names else pa.null()
 
 
-def _told(field: pa.Field) -> str:
+def described(field: pa.Field) -> str:
+    """The type of a column, in words."""
     return f"{field.type}{'' if field.nullable else ' not null'}"

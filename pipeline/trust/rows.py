@@ -18,7 +18,7 @@ from pipeline.intake.profile import Profile
 from pipeline.parts import Part, group_rows, opened, plain_id
 from pipeline.stores.remote import Location
 from pipeline.trust.findings import RESTORE, Violation
-from pipeline.trust.layout import finite_columns, id_column
+from pipeline.trust.layout import described, finite_columns, id_column
 
 BATCH_ROWS: Final = 1 << 15
 COUNTING_BYTES: Final = 256 << 20
@@ -62,6 +62,7 @@ class Read:
     """What reading one data file told."""
 
     path: str
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     ids: Ids = field(default_factory=Ids)
     profile: Profile = field(default_factory=Profile)
     violations: list[Violation] = field(default_factory=list)
@@ -72,6 +73,7 @@ def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, An
     found = Read(part["path"], profile=Profile(secret=_secret(manifest)))
     try:
         with opened(directory / part["path"]) as file:
+            found.schema = file.schema_arrow
             id_name = id_column(manifest, file.schema_arrow)
             finite = finite_columns(manifest, file.schema_arrow)
             size = min(BATCH_ROWS, group_rows(file.schema_arrow))
@@ -86,6 +88,17 @@ def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, An
         return found
     found.violations += _odd_ids(found.ids, part, manifest) if id_name else []
     return found
+
+
+def unlike(seen: Sequence[Read]) -> Iterator[Violation]:
+    """Files whose columns are not those of the first: a reader of all of them fails, or makes up nulls."""
+    for it in seen[1:]:
+        if not it.schema.equals(seen[0].schema):
+            here, there = (
+                {f"{one.name}: {described(one)}" for one in schema} for schema in (it.schema, seen[0].schema)
+            )
+            odd = sorted(here ^ there) or ["their order"]
+            yield Violation(f"its columns are not those of {seen[0].path}: {', '.join(odd):.200}", it.path)
 
 
 def repeated(directory: Location, manifest: Mapping[str, Any], seen: Sequence[Read]) -> Iterator[Violation]:

@@ -80,7 +80,7 @@ def _rows(findings: Findings, snapshot: Snapshot) -> list[Read]:
     told = snapshot.manifest
     look = partial(rows.read, snapshot.data, manifest=told)
     seen = [it for _, it in sorted(threads(look, told["files"], workers=WORKERS), key=lambda it: it[0])]
-    found = [it for one in seen for it in one.violations]
+    found = [*rows.unlike(seen), *(it for one in seen for it in one.violations)]
     if all(it.cure != RESTORE for it in found):
         found += [*rows.repeated(snapshot.data, told, seen)]
     findings.looked("rows", f"{told['rows']:,} read, page checksums on; ids unique, no null or NaN amiss", found)

@@ -8,5 +8,6 @@ from workspaces import Workspace, run
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, ray_up: None) -> Workspace:
-    """From table to coordinates."""
-    return run(tmp_path_factory.mktemp("made"))
+    """From table to coordinates, with evidence of every kind."""
+    everything = {"errors": True, "draws": 2, "importance_samples": 4, "imputed": 4}
+    return run(tmp_path_factory.mktemp("made"), encode=everything)

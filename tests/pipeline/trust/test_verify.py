@@ -156,7 +156,13 @@ WRONG: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
     ("latents", altered("mu", 5, next_up), "id = 1005: mu is"),
     ("latents", altered("logvar", 5, next_up), "id = 1005: logvar is"),
     ("latents", altered("note", 5, lambda it: "other"), "id = 1005: note is other, and should be note 5"),
-    ("latents", altered("recon", 5, lambda it: {**it, "height": 1.0}), "id = 1005: recon is"),
+    ("latents", altered("recon", 5, lambda it: {**it, "height": 1.0}), "id = 1005: recon.height is 1.0, and should be"),
+    ("latents", lambda it: it.drop_columns("elbo"), f"its columns are not those of {FIRST}: elbo: float not null"),
+    ("latents", altered("elbo", 5, lambda it: it + 1), "id = 1005: elbo is"),
+    ("latents", altered("elbo_percentile", 5, lambda it: 101.0), "id = 1005: elbo_percentile is 101.0, and should be"),
+    ("latents", altered("worst", 5, lambda it: it[1:]), "id = 1005: worst is"),
+    ("latents", altered("z", 5, lambda it: [next_up(it[0]), *it[1:]]), "id = 1005: z is"),
+    ("latents", altered("nll", 5, lambda it: it - 1), "id = 1005: nll is"),
     ("dataset", altered("height", 5, lambda it: float("inf")), "'height' of id = 1005 is not finite"),
     ("dataset", altered("height", 5, lambda it: 0.5), "column 'height': min is stated as 150.0, and is 0.5"),
     ("dataset", altered("id", 5, lambda it: 1004), "1 ids come more than once: 1004"),
@@ -172,6 +178,26 @@ def test_rows_that_are_wrong_are_found(
     snapshot: Path = getattr(made.copied(tmp_path), kind)
     rewritten(snapshot, FIRST, change)
     assert any(told in it for it in found(snapshot, again=Again(rows=299))), found(snapshot)
+
+
+def test_evidence_that_was_asked_for_and_is_in_no_file_is_missed(made: Workspace, tmp_path: Path) -> None:
+    """All files alike, and all without it."""
+    snapshot = made.copied(tmp_path).latents
+    for path in Snapshot(snapshot).files:
+        rewritten(snapshot, path.name, lambda it: it.drop_columns(["recon", "worst"]))
+    told = found(snapshot, again=Again(rows=9))
+    assert told == [f"{FIRST}: column '{it}' is missing, and was asked for" for it in ("recon", "worst")]
+
+
+def test_what_is_secret_is_not_told(made: Workspace, tmp_path: Path) -> None:
+    """Not in a column of its own, not as a reconstruction."""
+    here = made.copied(tmp_path)
+    restated(here.dataset, lambda it: [it["rules"]["columns"][name].update(secret=True) for name in ("height", "note")])
+    restated(here.latents, lambda it: it["input"].update(digest=Snapshot(here.dataset).digest))
+    for column, change in (("recon", lambda it: {**it, "height": 1.0}), ("note", lambda it: "other")):
+        rewritten(here.latents, FIRST, altered(column, 5, change))
+    told = [it.split(": ", 2)[2] for it in found(here.latents, again=Again(rows=299))]
+    assert told == ["recon.height is ***, and should be ***", "note is ***, and should be ***"]
 
 
 def test_a_manifest_whose_seal_is_broken_is_not_believed(made: Workspace, tmp_path: Path) -> None:
