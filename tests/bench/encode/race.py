@@ -113,8 +113,8 @@ def _header(arguments: argparse.Namespace) -> list[str]:
         f"ray {version('ray')}.",
         "",
         "Wall time from the start of the process, imports included, to the moment all is published. The model is",
-        "given, not looked up in a registry; no evidence is asked for; the rivals multiply as torch does. The input is in",
-        "the system's cache. Peak memory of one process; of Ray's, of a worker without shared pages.",
+        "given, not looked up in a registry; no evidence is asked for; the rivals multiply as torch does. The input is",
+        "in the system's cache. Peak memory of one process; of Ray's, of a worker without shared pages.",
         "",
     ]
 
