@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.progress import Stage
 from pipeline.records import Compared, Ingested, Trained
-from pipeline.tracking import ComparisonRun
+from pipeline.tracking.runs import ComparisonRun
 from pipeline.train import prepare, train
 from pipeline.training.worker import STORY
 from vae import latent_class, rival

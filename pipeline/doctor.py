@@ -15,10 +15,10 @@ from typing import Final
 import ray
 import torch
 
-from pipeline import tracking
 from pipeline.cluster import ray_session
 from pipeline.config import RunConfig
 from pipeline.errors import InfrastructureError, LatentpipeError
+from pipeline.tracking import server
 
 PACKAGES: Final = ("latentpipe", "torch", "ray", "pyarrow", "mlflow", "prefect", "fastapi")
 
@@ -89,7 +89,7 @@ def _storage(config: RunConfig) -> str:
 
 
 def _mlflow(config: RunConfig) -> str:
-    tracking.connect(config)
+    server.connect(config)
     return f"{config.tracking.uri or 'sqlite in the workspace'} answers"
 
 

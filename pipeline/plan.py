@@ -125,13 +125,13 @@ def _output(config: RunConfig) -> dict[str, Any] | None:
     """What the registered model that `encode` would use makes of a row; None if there is no such model."""
     if not (config.tracking.uri or (config.root / "mlflow.db").exists()):
         return None
-    from pipeline import tracking
+    from pipeline.tracking import versions
 
     try:
-        version = tracking.resolve(config, config.encode.alias)
+        version = versions.resolve(config, config.encode.alias)
     except ConfigError:
         return None
-    return keys.output(config, model=f"{config.name}/{version.version}", model_digest=version.tags[tracking.DIGEST_TAG])
+    return keys.output(config, model=f"{config.name}/{version.version}", model_digest=version.tags[versions.DIGEST_TAG])
 
 
 def _kept(config: RunConfig, entries: Sequence[Entry]) -> set[str]:

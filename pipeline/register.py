@@ -6,6 +6,9 @@ model gives. The same model files are registered once.
 
 from __future__ import annotations
 
+from pipeline.tracking import server, versions  # before mlflow, which it silences
+
+# isort: split
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Final
@@ -20,7 +23,6 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
-from pipeline import tracking
 from pipeline.codec import Codec
 from pipeline.columns import CALENDAR
 from pipeline.config import RunConfig
@@ -44,13 +46,13 @@ def register(config: RunConfig, trained: Trained) -> Registered:
     Raises InfrastructureError if MLflow cannot be reached or hands back another model than it was given.
     """
     with Stage("register") as stage:
-        version = tracking.find_version(config, digest=trained.digest)
+        version = versions.find(config, digest=trained.digest)
         new = version is None
         if version is None:
             version = _create(config, trained)
-        if new or version.tags.get(tracking.CHECKED_TAG) != "true":
+        if new or version.tags.get(versions.CHECKED_TAG) != "true":
             _check(config, trained, version)
-            tracking.promote(config, version)
+            versions.promote(config, version)
         registered = record(config, version, new=new)
         stage.update(f"{config.name} version {version.version}{', champion' if registered.champion else ''}")
         return registered
@@ -58,7 +60,7 @@ def register(config: RunConfig, trained: Trained) -> Registered:
 
 def champion(config: RunConfig) -> Registered:
     """The version that `encode.alias` points to, resolved now; its files fetched and verified."""
-    return record(config, tracking.resolve(config, config.encode.alias), new=False)
+    return record(config, versions.resolve(config, config.encode.alias), new=False)
 
 
 def record(config: RunConfig, version: ModelVersion, *, new: bool) -> Registered:
@@ -66,18 +68,18 @@ def record(config: RunConfig, version: ModelVersion, *, new: bool) -> Registered
     return Registered(
         name=config.name,
         version=int(version.version),
-        model=str(tracking.model_files(config, version)),
-        digest=version.tags[tracking.DIGEST_TAG],
+        model=str(versions.files(config, version)),
+        digest=version.tags[versions.DIGEST_TAG],
         mlflow_run=version.run_id,
-        training_key=version.tags[tracking.KEY_TAG],
-        champion=tracking.is_champion(config, version),
+        training_key=version.tags[server.KEY_TAG],
+        champion=versions.is_champion(config, version),
         new=new,
     )
 
 
 def _create(config: RunConfig, trained: Trained) -> ModelVersion:
     codec = Codec.load(trained.model)
-    return tracking.create_version(
+    return versions.create(
         config,
         run_id=trained.mlflow_run,
         key=trained.key,
@@ -102,7 +104,7 @@ def _check(config: RunConfig, trained: Trained, version: ModelVersion) -> None:
     with opened(Snapshot(Path(trained.dataset)).files[0]) as file:
         sample = pa.table(next(file.iter_batches(batch_size=CHECK_ROWS)))
     features = Features.load(Path(trained.model))
-    with tracking.mlflow_errors(config.name):
+    with server.mlflow_errors(config.name):
         loaded = mlflow.pyfunc.load_model(f"models:/{config.name}/{version.version}")
         found = loaded.predict(frame(features, sample))
     expected = Codec.load(trained.model).encode(sample)

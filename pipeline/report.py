@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from pipeline import drift, latents, plots, tracking
+from pipeline import drift, latents, plots
 from pipeline.config import RunConfig
 from pipeline.disk import storage_errors
 from pipeline.features import Features
@@ -23,6 +23,7 @@ from pipeline.progress import Stage
 from pipeline.records import Encoded, Reduced, Reported
 from pipeline.snapshots import Snapshot
 from pipeline.stores.remote import Location, located
+from pipeline.tracking import server
 from pipeline.training.worker import STORY
 from vae.evaluate import Evaluation
 
@@ -65,14 +66,14 @@ def report(config: RunConfig, encoded: Encoded, reduced: Reduced) -> Reported:
             (directory / "figures.json").write_text(json.dumps({"figures": table, "evaluation": evaluation}, indent=1))
             page = directory / "index.html"
             page.write_text(_page(config.name, table, evaluation, images, _signals(source)), encoding="utf-8")
-        tracking.log_files(config, model["mlflow_run"], directory, folder="report")
+        server.log_files(config, model["mlflow_run"], directory, folder="report")
         stage.update(str(page))
         return Reported(page=str(page), plots=tuple(map(str, images)), figures=table)
 
 
 def _pace(config: RunConfig, run_id: str) -> dict[str, Figure]:
     """How fast the training was, by its MLflow run; nothing where that does not say."""
-    rows, waits = (tracking.history(config, run_id, name) for name in ("rows_per_s", "wait_share"))
+    rows, waits = (server.history(config, run_id, name) for name in ("rows_per_s", "wait_share"))
     return {"pace": plots.pace(rows, waits)} if rows and waits else {}
 
 

@@ -27,7 +27,7 @@ from pipeline.features import fitting
 from pipeline.progress import Stage, timed
 from pipeline.records import Ingested, Trained
 from pipeline.snapshots import Snapshot
-from pipeline.tracking import TrainingRun
+from pipeline.tracking.runs import TrainingRun
 from pipeline.training import shards
 from pipeline.training.checkpoints import Metrics, Progress
 from pipeline.training.feed import check_memory

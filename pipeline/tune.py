@@ -23,7 +23,7 @@ from pipeline.errors import DataError
 from pipeline.features import Features
 from pipeline.progress import Stage
 from pipeline.records import Ingested, Tuned
-from pipeline.tracking import TuningRun
+from pipeline.tracking.runs import TuningRun
 from pipeline.train import prepare
 from pipeline.training.checkpoints import Metrics, Progress
 from pipeline.training.job import Job

@@ -11,7 +11,6 @@ from typing import Any, Final, Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline import tracking
 from pipeline.arithmetic import arithmetic
 from pipeline.codec import Codec, Codes
 from pipeline.config import Data, Encode, RunConfig
@@ -21,6 +20,7 @@ from pipeline.parts import opened, plain_id
 from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
 from pipeline.stores.remote import Location, located
+from pipeline.tracking import versions
 from pipeline.trust import ids
 from pipeline.trust.findings import Violation
 from vae import checkpoint
@@ -87,12 +87,12 @@ def registered(snapshot: Snapshot, config: RunConfig | None) -> Model | None:
     for root in _workspaces(snapshot, config):
         settings = config or RunConfig(name=facts["name"], workspace=str(root), data=Data(uri="-"), columns={})
         if settings.tracking.uri or (root / "mlflow.db").is_file():
-            version = tracking.find_version(settings, digest=facts["digest"])
+            version = versions.find(settings, digest=facts["digest"])
             if version is not None and int(version.version) != facts["version"]:
                 where = f"model {facts['name']!r}"
                 raise DataError(f"the registry has it as version {version.version}, not {facts['version']}", where)
             if version is not None:
-                return Model(tracking.model_files(settings, version), "from the registry")
+                return Model(versions.files(settings, version), "from the registry")
         for folder in (
             root / "models" / facts["digest"][:16],
             root / "training" / facts["training_key"][:16] / "model",

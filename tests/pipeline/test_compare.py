@@ -14,10 +14,11 @@ import pytest
 from harness import small_settings
 from PIL import Image
 
-from pipeline import cli, compare, ingest, keys, runfile, tracking
+from pipeline import cli, compare, ingest, keys, runfile
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.records import Compared
+from pipeline.tracking import server
 from vae.config import Objective
 
 FAMILY = ("marginals", "gaussian", "ppca", "mixture", "pca", "undercomplete", "vae")
@@ -81,7 +82,7 @@ def test_the_files_are_whole(compared: tuple[RunConfig, Compared]) -> None:
 def test_members_are_children_of_one_run(compared: tuple[RunConfig, Compared]) -> None:
     """Trained members' MLflow runs name the comparison's as parent; it holds the figures and the files."""
     config, record = compared
-    client = tracking.connect(config)
+    client = server.connect(config)
     experiment = client.get_run(record.mlflow_run).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{record.mlflow_run}'")
     parent = client.get_run(record.mlflow_run)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import rows
 
@@ -21,3 +24,24 @@ def test_every_model_has_an_example(encoder: str) -> None:
     example = register.example(Codec(model, features))
     assert list(example.columns) == list(columns)
     assert len(example) == register.EXAMPLE_ROWS
+
+
+LOOK = """
+import os, sys
+
+class Looker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mlflow":
+            print(os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
+
+sys.meta_path.insert(0, Looker())
+import {module}
+"""
+
+
+@pytest.mark.parametrize("module", ["pipeline.register", "pipeline.tracking.server", "pipeline.report"])
+def test_mlflow_is_silenced_before_it_is_imported(module: str) -> None:
+    """It asks whether it may report home while it is imported, whichever of our modules comes first."""
+    command = [sys.executable, "-c", LOOK.format(module=module)]
+    found = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin"}, check=True)
+    assert found.stdout == "true\n"

@@ -13,9 +13,10 @@ import pytest
 from harness import small_csv, small_settings
 from ray.tune.schedulers import TrialScheduler
 
-from pipeline import ingest, keys, runfile, space, tracking, train, tune
+from pipeline import ingest, keys, runfile, space, train, tune
 from pipeline.config import RunConfig, Tune
 from pipeline.errors import DataError, InfrastructureError
+from pipeline.tracking import server
 from pipeline.training import checkpoints, worker
 from pipeline.trials import Halving, News, room
 
@@ -77,7 +78,7 @@ def test_a_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 
     winner = runfile.load(tuned.winner)
     assert winner == replace(space.trials(config)[tuned.best], tune=Tune())
-    client = tracking.connect(config)
+    client = server.connect(config)
     parent = client.get_run(tuned.mlflow_run)
     assert parent.info.status == "FINISHED"
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{tuned.mlflow_run}'")

@@ -19,12 +19,13 @@ STREAMING_MB: Final = 164
 
 def ours(task: Task, **train: Any) -> Outcome:
     """`train` by one Ray worker: the snapshot is ingested, the MLflow database there, this training new."""
-    from pipeline import ingest, tracking
+    from pipeline import ingest
+    from pipeline.tracking import server
     from pipeline.train import train as trained_by_ray
 
     config = _config(task, seed=time.time_ns() % 2**31, **train)
     trained = trained_by_ray(config, ingest.latest(config))
-    client = tracking.connect(config)
+    client = server.connect(config)
     speeds, seconds = (
         [it.value for it in sorted(client.get_metric_history(trained.mlflow_run, name), key=lambda it: it.step)]
         for name in ("rows_per_s", "epoch_s")
@@ -130,11 +131,12 @@ def lightning(task: Task) -> Outcome:
 
 def prepare(task: Task) -> Outcome:
     """No training: what `ours` finds done."""
-    from pipeline import ingest, tracking
+    from pipeline import ingest
+    from pipeline.tracking import server
 
     config = _config(task)
     ingest.ingest(config)
-    tracking.connect(config)
+    server.connect(config)
     return Outcome([], 0.0)
 
 

@@ -1,81 +1,31 @@
-"""MLflow: the one file that owns it. Training runs with live metrics; versions in the registry; the alias.
-
-Everything is logged by the driver alone, over absolute URIs: workers may change directories, and sqlite has one writer.
-"""
+"""Trainings, comparisons and tunings as MLflow runs, with live metrics; an interrupted one goes on in its own."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-SAFE: Final = {
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_LOG_UV_FILES": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-os.environ.update({name: os.environ.get(name, value) for name, value in SAFE.items()})
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-import mlflow  # noqa: E402  (reads the environment above when imported)
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag  # noqa: E402
-from mlflow.entities.model_registry import ModelVersion  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
+from pipeline.config import RunConfig
+from pipeline.records import Ingested
+from pipeline.tracking.server import KEY_TAG, connect, experiment, mlflow_errors
+from vae.evaluate import Evaluation
 
-from pipeline.config import RunConfig  # noqa: E402
-from pipeline.errors import ConfigError, InfrastructureError  # noqa: E402
-from pipeline.records import Ingested  # noqa: E402
-from vae import checkpoint  # noqa: E402
-from vae.evaluate import Evaluation  # noqa: E402
-
-KEY_TAG: Final = "latentpipe.training_key"
-DIGEST_TAG: Final = "latentpipe.model_digest"
-CHECKED_TAG: Final = "latentpipe.checked"
 COMPARISON_TAG: Final = "latentpipe.comparison_key"
 TUNING_TAG: Final = "latentpipe.tuning_key"
 TRIAL_TAG: Final = "latentpipe.trial"
-CHAMPION: Final = "champion"
-PLACE_TRIES: Final = 3
 DIGEST_LENGTH: Final = 36
 """Longest dataset digest that MLflow's database holds."""
-
-
-def connect(config: RunConfig) -> MlflowClient:
-    """A client of the run's tracking server; sqlite in the workspace by default."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    uri = config.tracking.uri or f"sqlite:///{config.root / 'mlflow.db'}"
-    config.root.mkdir(parents=True, exist_ok=True)
-    with mlflow_errors(uri):
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        client = MlflowClient(uri, uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-@contextmanager
-def mlflow_errors(where: str) -> Iterator[None]:
-    """MLflow's errors as InfrastructureError."""
-    try:
-        yield
-    except MlflowException as error:
-        raise InfrastructureError(
-            f"MLflow: {error.message}", where, "is the tracking server up? then run again"
-        ) from error
 
 
 @dataclass
@@ -129,10 +79,10 @@ class TrainingRun(_Run):
         """The run of this training key; a new one unless an interrupted training has left its own."""
         client = connect(config)
         with mlflow_errors(config.name):
-            experiment = _experiment(client, config)
-            if (left := cls._left(client, experiment, KEY_TAG, key)) is not None:
+            place = experiment(client, config)
+            if (left := cls._left(client, place, KEY_TAG, key)) is not None:
                 return left
-            run = cls(client, client.create_run(experiment, run_name=f"{config.name}-{key[:8]}").info.run_id)
+            run = cls(client, client.create_run(place, run_name=f"{config.name}-{key[:8]}").info.run_id)
             run._describe(config, key, dataset)
             return run
 
@@ -166,11 +116,11 @@ class ComparisonRun(_Run):
         """The run of this comparison's key; a new one unless an interrupted comparison has left its own."""
         client = connect(config)
         with mlflow_errors(config.name):
-            experiment = _experiment(client, config)
-            if (left := cls._left(client, experiment, COMPARISON_TAG, key)) is not None:
+            place = experiment(client, config)
+            if (left := cls._left(client, place, COMPARISON_TAG, key)) is not None:
                 return left
             name, tags = f"{config.name}-compare-{key[:8]}", {COMPARISON_TAG: key}
-            return cls(client, client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+            return cls(client, client.create_run(place, run_name=name, tags=tags).info.run_id)
 
     def adopt(self, run_id: str, *, name: str) -> None:
         """Note a member's run; it becomes a child unless it is that of an earlier comparison."""
@@ -232,12 +182,12 @@ class TuningRun(_Run):
         """The run of this tuning's key; a new one unless an interrupted tuning has left its own."""
         client = connect(config)
         with mlflow_errors(config.name):
-            experiment = _experiment(client, config)
-            run = cls._left(client, experiment, TUNING_TAG, key)
+            place = experiment(client, config)
+            run = cls._left(client, place, TUNING_TAG, key)
             if run is None:
                 name, tags = f"{config.name}-tune-{key[:8]}", {TUNING_TAG: key}
-                run = cls(client, client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-        run.experiment = experiment
+                run = cls(client, client.create_run(place, run_name=name, tags=tags).info.run_id)
+        run.experiment = place
         return run
 
     def trial(self, number: int, config: RunConfig) -> TrialRun:
@@ -265,118 +215,6 @@ class TuningRun(_Run):
             for name in ("trials.json", "winner.toml"):
                 self.client.log_artifact(self.id, str(directory / name))
             self.client.set_terminated(self.id, "FINISHED")
-
-
-def history(config: RunConfig, run_id: str, name: str) -> dict[int, float]:
-    """A metric of a run by epoch; of one that was done twice, the later."""
-    with mlflow_errors(run_id):
-        logged = connect(config).get_metric_history(run_id, name)
-    return {it.step: it.value for it in sorted(logged, key=lambda it: (it.step, it.timestamp))}
-
-
-def log_files(config: RunConfig, run_id: str, directory: Path, *, folder: str) -> None:
-    """Copy the files of a directory to the run's artefacts."""
-    with mlflow_errors(run_id):
-        connect(config).log_artifacts(run_id, str(directory), folder)
-
-
-def find_version(config: RunConfig, *, digest: str) -> ModelVersion | None:
-    """The version of the run's model that holds exactly these model files, if there is one."""
-    versions = connect(config).search_model_versions(f"name = '{config.name}'")
-    return next((it for it in versions if it.tags.get(DIGEST_TAG) == digest), None)
-
-
-def resolve(config: RunConfig, alias: str) -> ModelVersion:
-    """The version an alias points to now. Raises ConfigError if there is none."""
-    try:
-        return connect(config).get_model_version_by_alias(config.name, alias)
-    except MlflowException:
-        raise ConfigError(
-            f"no version of model {config.name!r} has the alias {alias!r}", cure="run `latentpipe register` first"
-        ) from None
-
-
-def is_champion(config: RunConfig, version: ModelVersion) -> bool:
-    """Whether the alias `champion` points to this version."""
-    aliases = connect(config).get_registered_model(config.name).aliases
-    return str(aliases.get(CHAMPION)) == str(version.version)
-
-
-def create_version(config: RunConfig, *, run_id: str, key: str, digest: str, **model: Any) -> ModelVersion:
-    """Log a pyfunc model (`model`: see mlflow.pyfunc.log_model) and register it as a version. No pickle anywhere."""
-    client = connect(config)
-    with mlflow_errors(config.name):
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.pyfunc.log_model(name="model", tags={DIGEST_TAG: digest}, **model)
-        if not client.search_registered_models(f"name = '{config.name}'"):
-            client.create_registered_model(config.name)
-        tags = {DIGEST_TAG: digest, KEY_TAG: key}
-        return client.create_model_version(config.name, logged.model_uri, run_id, tags, model_id=logged.model_id)
-
-
-def promote(config: RunConfig, version: ModelVersion) -> None:
-    """Note that the version was checked; then, last, point the alias `champion` to it."""
-    client = connect(config)
-    with mlflow_errors(config.name):
-        client.set_model_version_tag(config.name, version.version, CHECKED_TAG, "true")
-        if config.tracking.promote:
-            client.set_registered_model_alias(config.name, CHAMPION, version.version)
-
-
-def model_files(config: RunConfig, version: ModelVersion) -> Path:
-    """The version's model directory, fetched once into the workspace, where every worker can read it."""
-    digest: str = version.tags[DIGEST_TAG]
-    directory: Path = config.root / "models" / digest[:16]
-    if _holds(directory, digest):
-        return directory
-    partial = directory.with_name(f"{directory.name}.{uuid.uuid4().hex}")  # another run may be fetching it, too
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with mlflow_errors(config.name):
-            uri = f"models:/{config.name}/{version.version}/artifacts/model"
-            fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(partial)))
-        if not _holds(fetched, digest):
-            raise InfrastructureError(
-                f"version {version.version} of {config.name!r} is not the model that was registered: its files changed",
-                uri,
-                "register the training again",
-            )
-        _placed(fetched, directory, digest)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return directory
-
-
-def _placed(fetched: Path, directory: Path, digest: str) -> None:
-    """Give the model its name, which a damaged one may have, or another run's, fetched meanwhile."""
-    for _ in range(PLACE_TRIES):
-        try:
-            fetched.rename(directory)
-        except OSError:
-            if _holds(directory, digest):
-                return
-            with suppress(FileNotFoundError):
-                directory.rename(fetched.with_name("damaged"))
-        else:
-            return
-    raise InfrastructureError("cannot put the model there", str(directory), "check the folder, then run again")
-
-
-def _holds(directory: Path, digest: str) -> bool:
-    """Whether the directory holds exactly the model of this digest."""
-    try:
-        checkpoint.verify(directory)
-    except checkpoint.CheckpointError:
-        return False
-    return bool(checkpoint.digest(directory) == digest)
-
-
-def _experiment(client: MlflowClient, config: RunConfig) -> str:
-    name = config.tracking.experiment or config.name
-    if (experiment := client.get_experiment_by_name(name)) is not None:
-        return str(experiment.experiment_id)
-    location = None if config.tracking.uri else (config.root / "mlartifacts").as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
 
 
 def _dataset(config: RunConfig, ingested: Ingested) -> Dataset:
