@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipeline.arithmetic import arithmetic
 from pipeline.errors import DataError
 from pipeline.features import Features
 from pipeline.features.transforms import Observed, Values
@@ -74,6 +75,11 @@ class Codec:
         widest = max(it.out_features for it in self.model.modules() if isinstance(it, torch.nn.Linear))
         rows = CELLS // max(widest, self.features.width)
         return min(max(1 << rows.bit_length() - 1, SHAPE), LONGEST)
+
+    @cached_property
+    def computed(self) -> dict[str, Any]:
+        """All that the last bits of a code depend on beside its row and the model."""
+        return {**arithmetic(self.device.type), "rows": self.shape}
 
     def encode(self, table: pa.Table | pa.RecordBatch) -> Codes:
         """The codes of the table's rows, in their order."""

@@ -12,6 +12,7 @@ differences show that are too small to matter: what moved by less than `least` h
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Drift:
 
     def facts(self) -> Facts:
         """As a manifest states it; the signals that went farthest beyond their thresholds first."""
-        ranked = sorted(self.signals, key=lambda it: -it.value / it.threshold)
+        ranked = sorted(self.signals, key=lambda it: -it.value / max(it.threshold, sys.float_info.min))
         signals = [{**asdict(it), "moved": it.moved} for it in ranked]
         return {"verdict": self.verdict, "rows": self.rows, "false_alarms": self.false_alarms, "signals": signals}
 

@@ -7,7 +7,7 @@ of them at once. Units that a recent snapshot holds are carried over. What an at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from pipeline.stores.remote import Location
 
 if TYPE_CHECKING:
     from pipeline.encoding.output import Output
+    from pipeline.watch import Watch
 
 MB: Final = 1 << 20
 
@@ -58,11 +59,12 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
         facts = _manifest(config, registered, ingested)
         with attempt(root(config), run_key) as directory:
             worker = _output(config, registered, directory, rows=sum(wanted[number].rows for number in found.new))
-            made = _make_all(config, worker, wanted, found, stage)
+            watch = _watch(worker) if found.new else None
+            made = _make_all(config, worker, wanted, found, stage=stage, watch=watch)
             account.check(wanted, made, limit=config.data.quarantine_limit, where=ingested.snapshot)
             parts = sorted((part for it in made for part in it.parts), key=lambda part: part.path)
             verify_ids(parts, directory, config.id_column)
-            moved = _drift(config, worker, [it.watched for it in made if it.watched])
+            moved = _drift(config, worker, watch)
             manifest = {**facts, **_rows(wanted, made), "output": output, "run_key": run_key, "drift": moved}
             snapshot = publish(root(config), directory, parts, manifest)
         stage.update(str(found))
@@ -124,8 +126,10 @@ def _output(config: RunConfig, registered: Registered, directory: Location, *, r
     )
 
 
-def _make_all(config: RunConfig, output: Output, wanted: Sequence[Unit], found: Change, stage: Stage) -> list[Made]:
-    """What became of every unit, in their order."""
+def _make_all(
+    config: RunConfig, output: Output, wanted: Sequence[Unit], found: Change, *, stage: Stage, watch: Watch | None
+) -> list[Made]:
+    """What became of every unit, in their order; `watch` adds up what was counted of those made now."""
     from pipeline.encoding.worker import Encoder
 
     held = {number: Made.carried(wanted[number], *it, output.directory) for number, it in found.standing.items()}
@@ -133,6 +137,8 @@ def _make_all(config: RunConfig, output: Output, wanted: Sequence[Unit], found: 
     rows = sum(unit.rows for unit in fresh)
     with _workers(config, fresh) as spread:
         for index, facts in spread(Encoder(output), fresh):
+            if watch is not None:
+                watch.merged([facts.pop("watched")])
             held[fresh[index].number] = Made.of(facts)
             stage.count(sum(held[unit.number].rows for unit in fresh if unit.number in held), rows)
     return [held[number] for number in sorted(held)]
@@ -160,23 +166,30 @@ def _workers(config: RunConfig, fresh: Sequence[Unit]) -> Iterator[Spread]:
         )
 
 
-def _drift(config: RunConfig, worker: Output, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The judgement on the rows encoded now; None where none were, or by a model without its training rows' counts."""
-    from pipeline import drift
-    from pipeline.training.worker import STORY
+def _watch(worker: Output) -> Watch | None:
+    """What adds up the workers' counts; None by a model without its training rows' counts."""
     from pipeline.watch import Watch
 
-    if not seen:
+    return Watch.load(worker.model, rows=worker.watched) if worker.watched else None
+
+
+def _drift(config: RunConfig, worker: Output, watch: Watch | None) -> dict[str, Any] | None:
+    """The judgement on the rows encoded now; None where none were watched."""
+    from pipeline import drift
+    from pipeline.training.worker import STORY
+
+    if watch is None:
         return None
-    watch = Watch.load(worker.model, rows=worker.watched).merged(seen)
     settings = {"false_alarms": config.drift.false_alarms, "least": config.drift.least}
     held_out = drift.HeldOut.by(Path(worker.model) / STORY)
     return drift.judge(watch, worker.model, **settings, held_out=held_out).facts()
 
 
 def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
-    """The account as the manifest has it."""
+    """The account as the manifest has it; `computed` only where it is the same of all units."""
+    alike = all(it.computed == made[0].computed for it in made)
     return {
+        **({"computed": made[0].computed} if alike else {}),
         "units": [account.facts(unit, it) for unit, it in zip(wanted, made, strict=True)],
         "rows_in": sum(unit.rows for unit in wanted),
         "rows": sum(it.rows for it in made),
@@ -187,7 +200,6 @@ def _rows(wanted: Sequence[Unit], made: Sequence[Made]) -> dict[str, Any]:
 def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> dict[str, Any]:
     """What is known before any row is encoded. Raises ConfigError or DataError if the model has not what is asked."""
     from pipeline import latents
-    from pipeline.arithmetic import arithmetic
     from pipeline.codec import Codec
     from pipeline.evidence import Evidence
     from pipeline.schema import table_schema
@@ -212,5 +224,4 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
         "input": {"snapshot": ingested.snapshot, "key": ingested.key, "digest": ingested.digest},
         "latent": codec.latent,
         "code_version": version("latentpipe"),
-        "computed": arithmetic("cuda" if config.encode.use_gpu else "cpu"),
     }

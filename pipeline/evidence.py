@@ -1,11 +1,13 @@
 """Evidence per row: the columns of a latents file beyond the codes, each by choice (`config.Encode`).
 
 Whatever is drawn is drawn by the row's id, and every batch has the codec's shape: so a row's figures depend on no other
-row, position, batch or worker, to the bit on one machine's CPU.
+row, position, batch or worker, to the bit on one machine's CPU. A figure that is too large for float32, or that a wild
+cell leaves undefined, is float32's largest: a row so far off is still a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
@@ -39,8 +41,9 @@ class Evidence:
     Raises ConfigError for draws that a deterministic encoder has not, DataError if the model has no reference.
     """
 
-    def __init__(self, codec: Codec, settings: Encode) -> None:
-        self.codec, self.settings = codec, settings
+    def __init__(self, codec: Codec, settings: Encode, *, go_on: Callable[[], None] = lambda: None) -> None:
+        """`go_on` is called before each batch, and may raise."""
+        self.codec, self.settings, self.go_on = codec, settings, go_on
         self.witness = Witness(codec.model)
         self.columns_of_model = [feature.name for feature in codec.features.layout]
         self.bounded = codec.model.stochastic
@@ -112,6 +115,7 @@ class Evidence:
         return {name: np.concatenate([it[name] for it in batches])[: len(rows)] for name in batches[0]}
 
     def _of(self, batch: Batch, names: set[str]) -> dict[str, npt.NDArray[Any]]:
+        self.go_on()
         witness, found = self.witness, dict[str, torch.Tensor]()
         given = batch.values, batch.observed, batch.posterior
         if "z" in names:

@@ -50,7 +50,7 @@ def write(
         head = next(groups, schema.empty_table())
         with pq.ParquetWriter(path, schema, **_layout(schema, head)) as writer:
             for group in chain([head] if len(head) else [], groups):
-                writer.write_table(group, row_group_size=len(group))
+                _write(writer, group)
                 if id_column:
                     extremes = pc.min_max(group.column(id_column)).as_py()
                     low.append(plain_id(extremes["min"]))
@@ -58,6 +58,14 @@ def write(
         rows = pq.read_metadata(path).num_rows
         ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
         return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
+
+
+def _write(writer: pq.ParquetWriter, group: pa.Table) -> None:
+    """What Arrow does not write is our mistake: the file that is being read at the same time is not damaged."""
+    try:
+        writer.write_table(group, row_group_size=len(group))
+    except pa.ArrowInvalid as error:
+        raise AssertionError(f"rows that do not suit their schema: {error}") from error
 
 
 def plain_id(value: Any) -> Any:

@@ -116,7 +116,7 @@ class Reducer:
         if settings["method"] == "pca":
             return cls(components)
         kept = latents.open_file(snapshot.data / NEIGHBOURHOOD).to_table()
-        return cls(components, Neighbourhood.from_table(kept, neighbours=settings["neighbours"]))
+        return cls(components, Neighbourhood.from_table(kept, neighbours=min(settings["neighbours"], len(kept) - 1)))
 
     def schema(self, id_field: pa.Field) -> pa.Schema:
         """Of a file of coordinates."""
@@ -160,13 +160,11 @@ def _standing_reducer(config: RunConfig, encoded: Encoded) -> Snapshot | None:
     """The newest coordinates by this model and these settings, if their reducer is to be used."""
     if config.reduce.reuse == "fit":
         return None
-    model = Snapshot.at(encoded.snapshot).manifest["model"]["digest"]
-    newest = snapshots.latest(root(config))
-    if newest is None or not newest.whole:
-        return None
-    reduction = newest.manifest.get("reduction", {})
-    same = reduction.get("model") == model and reduction.get("settings") == _settings(config, encoded)
-    return newest if same else None
+    wanted = {
+        "model": Snapshot.at(encoded.snapshot).manifest["model"]["digest"],
+        "settings": _settings(config, encoded),
+    }
+    return snapshots.seek(root(config), lambda it: wanted.items() <= it.manifest.get("reduction", {}).items())
 
 
 def _key(config: RunConfig, encoded: Encoded, older: Snapshot | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,11 +103,16 @@ def latest(root: Location) -> Snapshot | None:
 
 def find(root: Location, run_key: str) -> Snapshot | None:
     """The newest whole snapshot made by this run key, if there is any; a damaged one is passed over."""
+    return seek(root, lambda it: it.key == run_key)
+
+
+def seek(root: Location, wanted: Callable[[Snapshot], bool]) -> Snapshot | None:
+    """The newest whole snapshot of those wanted, if there is any; none is asked about whose manifest is not there."""
     found = [Snapshot(root / directory_name(version)) for version in sorted(_taken(root), reverse=True)]
     for first in range(0, len(found), AT_ONCE):
         some = found[first : first + AT_ONCE]
         with ThreadPoolExecutor(len(some)) as pool:
-            made = [*pool.map(lambda it: it.key == run_key and it.whole, some)]
+            made = [*pool.map(lambda it: bool(it.key) and wanted(it) and it.whole, some)]
         if any(made):
             return some[made.index(True)]
     return None

@@ -38,8 +38,15 @@ SHOWN: Final = 200
 CURE: Final = "run again; nothing was published"
 
 
+class Stopped(Exception):
+    """Raised by work that was told to stop: nobody waits for it any more."""
+
+
 def threads(work: Work[U], units: Sequence[U], *, workers: int) -> Answers:
-    """The number of each unit and what `work` says of it, as they finish; an error stops the others."""
+    """The number of each unit and what `work` says of it, as they finish; an error stops the others.
+
+    So does whoever stops asking: `work.stop()` is called, if it has one, and the units that are being done awaited.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="intake")
     try:
         running: dict[Future[Any], int] = {pool.submit(work, unit): index for index, unit in enumerate(units)}
@@ -48,6 +55,7 @@ def threads(work: Work[U], units: Sequence[U], *, workers: int) -> Answers:
             for future in sorted(done, key=running.__getitem__):
                 yield running.pop(future), future.result()
     finally:
+        getattr(work, "stop", lambda: None)()
         pool.shutdown(cancel_futures=True)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -18,6 +19,9 @@ from vae.importance import log_mean_weight
 from vae.likelihoods.likelihood import present
 from vae.likelihoods.warp import Warps
 from vae.model import VAE, Posterior
+
+LARGEST: Final = torch.finfo(torch.float32).max
+"""What stands for a figure beyond it, and for one that overflow leaves undefined: a wild row is the worst there is."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Witness:
         probabilities stand for.
         """
         bound = objectives.elbo(self.model, values, observed, posterior, noise)
-        return bound.log_likelihood.sum(1, dtype=torch.float64) - bound.kl.sum(1, dtype=torch.float64)
+        elbo = bound.log_likelihood.sum(1, dtype=torch.float64) - bound.kl.sum(1, dtype=torch.float64)
+        return elbo.nan_to_num(-LARGEST, LARGEST, -LARGEST)
 
     @torch.no_grad()
     def nll(
@@ -71,7 +76,7 @@ class Witness:
         noise: Iterable[Float[Tensor, "batch _ latent"]],
     ) -> Float64[Tensor, " batch"]:
         """-log p(x) by importance sampling: in expectation above it, and the closer the more draws."""
-        return -log_mean_weight(self.model, values, observed, posterior, noise)
+        return -log_mean_weight(self.model, values, observed, posterior, noise).nan_to_num(-LARGEST, LARGEST, -LARGEST)
 
     @torch.no_grad()
     def errors(
@@ -88,7 +93,8 @@ class Witness:
         apart = self.units(guess) - self.units(true)
         each = torch.where(self.coded, (guess.round() != true).double(), apart)
         cells = self.model.columns.per_column(observed.double())
-        return (self.model.columns.per_column(present(each, observed) ** 2) / cells).sqrt()
+        held = present(each, observed).nan_to_num(LARGEST).clamp(-LARGEST, LARGEST)
+        return (self.model.columns.per_column(held**2) / cells).sqrt()
 
     @torch.no_grad()
     def imputed(

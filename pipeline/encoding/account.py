@@ -26,6 +26,8 @@ class Made:
     parts: tuple[Part, ...]
     rows: int
     quarantined: int
+    computed: dict[str, Any]
+    """By what arithmetic; see `pipeline.codec.Codec.computed`."""
     watched: dict[str, Any] | None = None
     """What was counted of the rows encoded now, for `drift`."""
 
@@ -45,7 +47,9 @@ class Made:
         names = {"files": unit.name, "quarantine": f"_quarantine/{unit.name}"}
         named = [(path, name) for section, name in names.items() for path in facts[section]]
         parts = [replace(carried(before, listed[path], directory), path=name) for path, name in named]
-        return cls(unit=unit.number, parts=tuple(parts), rows=facts["rows"], quarantined=facts["quarantined"])
+        computed = facts.get("computed") or before.manifest.get("computed", {})
+        counts = {name: facts[name] for name in ("rows", "quarantined")}
+        return cls(unit=unit.number, parts=tuple(parts), computed=computed, **counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,13 @@ def check(units: Sequence[Unit], made: Sequence[Made], *, limit: float, where: s
 def facts(unit: Unit, made: Made) -> dict[str, Any]:
     """A unit as a manifest lists it."""
     paths = {name: [part.path for part in made.parts if section(part) == name] for name in ("files", "quarantine")}
-    return {**unit.facts(), **paths, "rows": made.rows, "quarantined": made.quarantined}
+    return {
+        **unit.facts(),
+        **paths,
+        "rows": made.rows,
+        "quarantined": made.quarantined,
+        "computed": made.computed,
+    }
 
 
 def _input(facts: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from pipeline.encoding.units import Unit
 from pipeline.evidence import Evidence
 from pipeline.features.transforms import Observed, Values
 from pipeline.parts import ROW_GROUP_ROWS, ascending, opened, write
+from pipeline.spread import Stopped
 from pipeline.watch import Watch
 
 QUARANTINE: Final = pa.schema([("id", pa.string()), ("reason", pa.string())])
@@ -39,6 +40,16 @@ class Encoder:
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Let units that are being encoded end with Stopped, soon."""
+        self.stopped = True
+
+    def go_on(self) -> None:
+        """Raise Stopped if nobody wants it."""
+        if self.stopped:
+            raise Stopped
 
     @cached_property
     def codec(self) -> Codec:
@@ -48,7 +59,7 @@ class Encoder:
     @cached_property
     def evidence(self) -> Evidence:
         """What is written beside the codes."""
-        return Evidence(self.codec, self.output.settings)
+        return Evidence(self.codec, self.output.settings, go_on=self.go_on)
 
     @cached_property
     def watch(self) -> Watch | None:
@@ -87,6 +98,7 @@ class Encoder:
             parts=tuple(parts),
             rows=parts[0].rows,
             quarantined=len(aside.rows),
+            computed=self.codec.computed,
             watched=watch.facts() if watch else None,
         )
 
@@ -115,6 +127,7 @@ class Encoder:
     ) -> Generator[pa.RecordBatch, None, None]:
         for table in tables:
             for start in range(0, len(table), BATCH_ROWS):
+                self.go_on()
                 rows = self._codes(table.slice(start, BATCH_ROWS), aside)
                 columns = self._columns(*rows)
                 if watch is not None:

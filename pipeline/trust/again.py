@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arithmetic import arithmetic
 from pipeline.codec import Codec, Codes
 from pipeline.config import Data, Encode, RunConfig
 from pipeline.errors import DataError
@@ -28,6 +28,8 @@ from vae import checkpoint
 TOLERANCE: Final = 1e-4
 """Of codes computed by another kind of processor or version of torch, relative to 1 + their size."""
 SHOWN: Final = 10
+Exact = npt.NDArray[np.bool_]
+"""Which rows of the sample were made by the arithmetic of this process."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,28 @@ class Again:
         source = originals(dataset, sample.id_column, sample.ids)
         if lost := [row for row, it in enumerate(sample.ids) if it not in source]:
             return "", [sample.differing(row, "the dataset has no such row") for row in lost[:SHOWN]]
-        computed = facts.get("computed", arithmetic("cpu"))
-        exact = computed == arithmetic("cpu")
         rows, columns = pa.concat_tables([source[it] for it in sample.ids]), dataset.manifest["rules"]["columns"]
-        codes, beside = _computed(rows, model.directory, facts)
+        codec = Codec.load(model.directory)
+        codes, beside = _computed(codec, rows, facts)
         if lacking := sorted({*beside.schema.names} - {*sample.rows.schema.names}):
             return "", [Violation(f"column {it!r} is missing, and was asked for", sample.files[0]) for it in lacking]
+        exact = np.array([it == codec.computed for it in sample.computed])
         found = [*_other_codes(sample, codes, exact=exact)]
-        found += [] if found or not exact else _other_cells(sample, beside, columns)
+        found += [] if found else _other_cells(sample, beside, columns, among=exact)
         found += _other_cells(sample, rows.select([*facts["passthrough"]]), columns)
-        manner = "equal to the bit on this CPU" if exact else f"within {TOLERANCE:g}, as they were made by {computed}"
-        return f"{len(sample.files)} rows computed anew by {name(facts)}, {model.origin}: {manner}", found[:SHOWN]
+        told = f"{len(exact)} rows computed anew by {name(facts)}, {model.origin}: "
+        return told + _manner(exact, sample), found[:SHOWN]
+
+
+def _manner(exact: Exact, sample: Sample) -> str:
+    """How strictly rows were compared."""
+    if exact.all():
+        return "equal to the bit on this CPU"
+    other = next(it for it, same in zip(sample.computed, exact, strict=True) if not same)
+    return (
+        f"{exact.sum()} equal to the bit on this CPU; of {(~exact).sum()}, made by {other or 'what is not stated'}, "
+        f"the codes within {TOLERANCE:g}, reconstruction and evidence not compared"
+    )
 
 
 def name(facts: Mapping[str, Any]) -> str:
@@ -108,6 +121,8 @@ class Sample:
 
     rows: pa.Table
     files: list[str]
+    computed: list[dict[str, Any] | None]
+    """By what arithmetic each was made, if that is stated."""
     id_column: str
 
     @classmethod
@@ -122,7 +137,10 @@ class Sample:
             for table in _taken(path, wanted[(wanted >= first) & (wanted < after)] - first)
         ]
         files = [name for name, table in found for _ in range(len(table))]
-        return cls(pa.concat_tables([table for _, table in found]), files, snapshot.manifest["id"])
+        facts = snapshot.manifest
+        by_file = {path: it.get("computed") for it in facts.get("units", ()) for path in it["files"]}
+        computed = [by_file.get(name) or facts.get("computed") for name in files]
+        return cls(pa.concat_tables([table for _, table in found]), files, computed, facts["id"])
 
     @property
     def ids(self) -> list[Any]:
@@ -158,36 +176,38 @@ def _taken(path: Location, positions: Any) -> Iterator[pa.Table]:
             first = after
 
 
-def _computed(rows: pa.Table, model: Path, facts: Mapping[str, Any]) -> tuple[Codes, pa.Table]:
-    """The codes of these rows, and what the manifest says is written beside them."""
-    codec, settings = Codec.load(model), Encode(**facts["output"]["settings"])
+def _computed(codec: Codec, rows: pa.Table, facts: Mapping[str, Any]) -> tuple[Codes, pa.Table]:
+    """The codes of these rows, and what the manifest says is written beside them; nothing if it does not say."""
     values, observed = codec.features.transform(rows)
     codes = codec.infer(values, observed)
+    if "output" not in facts:
+        return codes, pa.table({})
+    settings = Encode(**{name: it for name, it in facts["output"]["settings"].items() if name in vars(Encode())})
     guess = codec.guess(codes.mu)
     recon = {"recon": codec.features.restore(guess)} if settings.reconstruct else {}
     evidence = Evidence(codec, settings).columns(rows, rows.column(facts["id"]), values, observed, codes, guess=guess)
     return codes, pa.table({**recon, **evidence})
 
 
-def _other_codes(sample: Sample, codes: Codes, *, exact: bool) -> Iterator[Violation]:
+def _other_codes(sample: Sample, codes: Codes, *, exact: Exact) -> Iterator[Violation]:
     for column, now in (("mu", codes.mu), ("logvar", codes.logvar)):
         was = np.stack(sample.rows.column(column).to_numpy())
-        if exact:
-            same = was.view(np.uint32) == now.view(np.uint32)
-        else:
-            same = np.abs(was - now) <= TOLERANCE * (1 + np.abs(now))
+        same = was.view(np.uint32) == now.view(np.uint32)
+        same |= ~exact[:, None] & (np.abs(was - now) <= TOLERANCE * (1 + np.abs(now)))
         for row in np.flatnonzero(~same.all(axis=1)).tolist():
             yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
 
 
-def _other_cells(sample: Sample, rows: pa.Table, columns: Mapping[str, Any]) -> Iterator[Violation]:
-    """Cells that are not written alike; NaN is like NaN, and what is said of a secret column is not told."""
+def _other_cells(
+    sample: Sample, rows: pa.Table, columns: Mapping[str, Any], *, among: Exact | None = None
+) -> Iterator[Violation]:
+    """Cells that are not written alike, `among` these rows; NaN is like NaN, and nothing is told of a secret column."""
     written, computed = sample.rows.select(rows.schema.names).flatten(), rows.flatten()
     for column in computed.schema.names:
         cells = zip(written.column(column).to_pylist(), computed.column(column).to_pylist(), strict=True)
         secret = any(columns.get(name, {}).get("secret") for name in (column, column.partition(".")[2]))
         for row, (was, now) in enumerate(cells):
-            if repr(was) != repr(now):
+            if repr(was) != repr(now) and (among is None or among[row]):
                 told = (REDACTED, REDACTED) if secret else (was, now)
                 yield sample.differing(row, f"{column} is {told[0]!s:.60}, and should be {told[1]!s:.60}")
 

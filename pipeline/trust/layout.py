@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline import latents
 
 FACTS: Final = ("contract", "model", "model_digest")
-"""Key-value metadata of a latents file that the manifest says, too. Not the run key: of carried files it is another."""
+"""Key-value metadata of a latents file that the manifest says, too. Not the unit: each file has its own."""
 
 
 def id_column(manifest: Mapping[str, Any], schema: pa.Schema) -> str:

@@ -248,6 +248,23 @@ def test_a_vector_that_misses_some_keeps_the_rest(codec: Codec) -> None:
     assert [it > 0 for it in cell["sd"]] == [False, True, False, True]
 
 
+@pytest.mark.parametrize("size", [1e7, 1e12, 1e30, 1e300])
+@pytest.mark.parametrize("column", ["height", "income", "east"])
+def test_a_wild_cell_spoils_no_figure(codec: Codec, column: str, size: float, tmp_path: Path) -> None:
+    """Its row is the worst there is; a figure that overflows is float32's largest, and all of it can be written."""
+    rows = jobs.table().slice(0, 50)
+    cells = rows.column(column).to_pylist()
+    cells[7] = size
+    wild = rows.set_column(rows.schema.get_field_index(column), column, pa.array(cells, rows.schema.field(column).type))
+    table = found(codec, wild, EVERYTHING)
+    part = parts.write(tmp_path, "wild.parquet", table.to_batches(), schema=table.schema)
+    row = pq.read_table(tmp_path / part.staged).to_pylist()[7]
+    assert all(np.isfinite(row[name]) for name in ("elbo", "nll", "elbo_percentile", "error_percentile"))
+    assert (row["elbo_percentile"], row["error_percentile"]) == (0, 100)
+    assert all(np.isfinite(it["error"]) for it in row["worst"])
+    assert table.slice(8).equals(found(codec, rows, EVERYTHING).slice(8))
+
+
 def test_nothing_asked_is_nothing_written(codec: Codec) -> None:
     """No column, no reference needed."""
     assert found(Codec(codec.model, codec.features), jobs.table(), NOTHING).num_columns == 0
