@@ -63,7 +63,7 @@ def encode(config: RunConfig, registered: Registered, ingested: Ingested) -> Enc
             made = _make_all(config, worker, wanted, found, stage=stage, watch=watch)
             account.check(wanted, made, limit=config.data.quarantine_limit, where=ingested.snapshot)
             parts = sorted((part for it in made for part in it.parts), key=lambda part: part.path)
-            verify_ids(parts, directory, config.id_column)
+            verify_ids(parts, directory, config.id_column, secret=worker.id_secret)
             moved = _drift(config, worker, watch)
             manifest = {**facts, **_rows(wanted, made), "output": output, "run_key": run_key, "drift": moved}
             snapshot = publish(root(config), directory, parts, manifest)
@@ -213,6 +213,7 @@ def _manifest(config: RunConfig, registered: Registered, ingested: Ingested) -> 
         "contract": latents.CONTRACT,
         "id": config.id_column,
         "passthrough": {it.name: str(it.type) for it in passthrough},
+        "secret": sorted(name for name, it in config.columns.items() if it.secret),
         "model": {
             "name": registered.name,
             "version": registered.version,

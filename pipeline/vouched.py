@@ -29,12 +29,13 @@ def vouch(found: Found, pool: Executor) -> None:
             raise DataError(f"its schema is not that of {found[0][1].path}; nothing was published", str(place))
 
 
-def vouch_ids(found: Found, id_column: str) -> None:
+def vouch_ids(found: Found, id_column: str, *, secret: bool) -> None:
     """Raise DataError if an id comes twice: by the files' ranges first, by counting where these overlap."""
     for job in identities.counts(found, id_column=id_column, memory_bytes=MEMORY_BYTES):
         count, some = identities.count(job)
         if count:
-            raise DataError(f"{id_column!r} repeats {count:,} ids, such as {some[0]}; nothing was published")
+            such = "" if secret else f", such as {some[0]}"
+            raise DataError(f"{id_column!r} repeats {count:,} ids{such}; nothing was published")
 
 
 def _footer(place: Location) -> tuple[int, pa.Schema]:

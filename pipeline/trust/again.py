@@ -23,6 +23,7 @@ from pipeline.stores.remote import Location, located
 from pipeline.tracking import versions
 from pipeline.trust import ids
 from pipeline.trust.findings import Violation
+from pipeline.trust.layout import secrets
 from vae import checkpoint
 
 TOLERANCE: Final = 1e-4
@@ -57,19 +58,20 @@ class Again:
         if (model := registered(snapshot, self.config)) is None:
             return None
         facts = snapshot.manifest
-        sample = Sample.drawn(snapshot, self.rows)
+        hidden = frozenset().union(*(secrets(it.manifest) or () for it in (snapshot, dataset)))
+        sample = Sample.drawn(snapshot, self.rows, hidden=hidden)
         source = originals(dataset, sample.id_column, sample.ids)
         if lost := [row for row, it in enumerate(sample.ids) if it not in source]:
             return "", [sample.differing(row, "the dataset has no such row") for row in lost[:SHOWN]]
-        rows, columns = pa.concat_tables([source[it] for it in sample.ids]), dataset.manifest["rules"]["columns"]
+        rows = pa.concat_tables([source[it] for it in sample.ids])
         codec = Codec.load(model.directory)
         codes, beside = _computed(codec, rows, facts)
         if lacking := sorted({*beside.schema.names} - {*sample.rows.schema.names}):
             return "", [Violation(f"column {it!r} is missing, and was asked for", sample.files[0]) for it in lacking]
         exact = np.array([it == codec.computed for it in sample.computed])
         found = [*_other_codes(sample, codes, exact=exact)]
-        found += [] if found else _other_cells(sample, beside, columns, among=exact)
-        found += _other_cells(sample, rows.select([*facts["passthrough"]]), columns)
+        found += [] if found else _other_cells(sample, beside, among=exact)
+        found += _other_cells(sample, rows.select([*facts["passthrough"]]))
         told = f"{len(exact)} rows computed anew by {name(facts)}, {model.origin}: "
         return told + _manner(exact, sample), found[:SHOWN]
 
@@ -78,9 +80,10 @@ def _manner(exact: Exact, sample: Sample) -> str:
     """How strictly rows were compared."""
     if exact.all():
         return "equal to the bit on this CPU"
-    other = next(it for it, same in zip(sample.computed, exact, strict=True) if not same)
+    other = next(it for it, same in zip(sample.computed, exact, strict=True) if not same) or {"what": "is not stated"}
+    by = ", ".join(f"{name} {value}" for name, value in sorted(other.items()))
     return (
-        f"{exact.sum()} equal to the bit on this CPU; of {(~exact).sum()}, made by {other or 'what is not stated'}, "
+        f"{exact.sum()} equal to the bit on this CPU; of {(~exact).sum()}, made elsewhere ({by}), "
         f"the codes within {TOLERANCE:g}, reconstruction and evidence not compared"
     )
 
@@ -124,9 +127,11 @@ class Sample:
     computed: list[dict[str, Any] | None]
     """By what arithmetic each was made, if that is stated."""
     id_column: str
+    hidden: frozenset[str]
+    """Columns whose values are not told."""
 
     @classmethod
-    def drawn(cls, snapshot: Snapshot, count: int) -> Self:
+    def drawn(cls, snapshot: Snapshot, count: int, *, hidden: frozenset[str]) -> Self:
         """So many rows, evenly spread over all, the same ones each time; one row group is held at a time."""
         total = snapshot.manifest["rows"]
         wanted = np.unique((2 * np.arange(count) + 1) * total // (2 * count))
@@ -140,7 +145,7 @@ class Sample:
         facts = snapshot.manifest
         by_file = {path: it.get("computed") for it in facts.get("units", ()) for path in it["files"]}
         computed = [by_file.get(name) or facts.get("computed") for name in files]
-        return cls(pa.concat_tables([table for _, table in found]), files, computed, facts["id"])
+        return cls(pa.concat_tables([table for _, table in found]), files, computed, facts["id"], hidden)
 
     @property
     def ids(self) -> list[Any]:
@@ -150,7 +155,8 @@ class Sample:
 
     def differing(self, row: int, what: str) -> Violation:
         """That something of a row is not what it is when computed anew."""
-        return Violation(f"{self.id_column} = {plain_id(self.ids[row])}: {what}", self.files[row])
+        told = REDACTED if self.id_column in self.hidden else plain_id(self.ids[row])
+        return Violation(f"{self.id_column} = {told}: {what}", self.files[row])
 
 
 def originals(dataset: Snapshot, id_column: str, values: Sequence[Any]) -> dict[Any, pa.Table]:
@@ -198,14 +204,12 @@ def _other_codes(sample: Sample, codes: Codes, *, exact: Exact) -> Iterator[Viol
             yield sample.differing(row, f"{column} is {was[row].tolist()}, and {now[row].tolist()} computed anew")
 
 
-def _other_cells(
-    sample: Sample, rows: pa.Table, columns: Mapping[str, Any], *, among: Exact | None = None
-) -> Iterator[Violation]:
+def _other_cells(sample: Sample, rows: pa.Table, *, among: Exact | None = None) -> Iterator[Violation]:
     """Cells that are not written alike, `among` these rows; NaN is like NaN, and nothing is told of a secret column."""
     written, computed = sample.rows.select(rows.schema.names).flatten(), rows.flatten()
     for column in computed.schema.names:
         cells = zip(written.column(column).to_pylist(), computed.column(column).to_pylist(), strict=True)
-        secret = any(columns.get(name, {}).get("secret") for name in (column, column.partition(".")[2]))
+        secret = bool(sample.hidden & {column, column.partition(".")[2]})
         for row, (was, now) in enumerate(cells):
             if repr(was) != repr(now) and (among is None or among[row]):
                 told = (REDACTED, REDACTED) if secret else (was, now)

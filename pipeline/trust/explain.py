@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from pipeline.errors import DataError
 from pipeline.parts import opened, plain_id
+from pipeline.schema.table import REDACTED
 from pipeline.snapshots import Snapshot
 from pipeline.stores.remote import Location
 from pipeline.trust import ids, shelf, source, units
 from pipeline.trust.ids import Place
-from pipeline.trust.layout import id_column
+from pipeline.trust.layout import id_column, secrets
 from pipeline.trust.origin import source as origin
 from pipeline.trust.origin import stated
 from pipeline.trust.source import Facts, cells
@@ -28,6 +29,7 @@ PREPROCESSING: Final = "features.json"
 PLAIN: Final = ("recon", "model_version")
 """Columns of latents that the chain does not repeat."""
 WORST: Final = 3
+CUT: Final = 60
 CHARACTERS: Final = 160
 
 
@@ -44,9 +46,11 @@ def explain(location: str | Location, text: str) -> Facts:
     chain: Facts = {"id": plain_id(wanted), "snapshot": str(snapshot.directory)}
     if _followed(chain, snapshot, name, wanted):
         return chain
-    near = ids.nearest(snapshot.data, snapshot.manifest["files"], name, wanted)
-    hint = f"the next {'is' if len(near) == 1 else 'are'} {' and '.join(map(str, near))}"
-    raise DataError(f"no row with {name} = {plain_id(wanted)}; {hint}", str(snapshot.directory), f"ids are {kind}")
+    raise DataError(
+        f"no row with {name} = {plain_id(wanted)}{_near(snapshot, name, wanted)}",
+        str(snapshot.directory),
+        f"ids are {kind}",
+    )
 
 
 def lines(chain: Facts) -> list[str]:
@@ -76,8 +80,28 @@ def _followed(chain: Facts, snapshot: Snapshot, name: str, id: Any) -> bool:
         return place is not None or aside is not None
     known = _followed(chain, before, name, id)
     if known and place is None and aside is None and before.manifest["kind"] in chain:
-        chain[kind] = f"not in {snapshot.directory}, nor set aside there, though its input has it: `latentpipe verify`"
+        aside_too = "or set aside there under ***" if name in (_hidden(snapshot) or ()) else "nor set aside there"
+        chain[kind] = f"not in {snapshot.directory}, {aside_too}, though its input has it: `latentpipe verify`"
     return known or place is not None or aside is not None
+
+
+def _near(snapshot: Snapshot, name: str, id: Any) -> str:
+    """The ids next to it, unless they are secret."""
+    if name in (_hidden(snapshot) or ()):
+        return ""
+    near = ids.nearest(snapshot.data, snapshot.manifest["files"], name, id)
+    return f"; the next {'is' if len(near) == 1 else 'are'} {' and '.join(map(str, near))}"
+
+
+def _hidden(snapshot: Snapshot) -> frozenset[str] | None:
+    """The columns that it or a snapshot before it calls secret; None if none of them says which are."""
+    said: list[frozenset[str] | None] = []
+    found: Snapshot | None = snapshot
+    while found is not None:
+        said.append(secrets(found.manifest))
+        found = origin(found)
+    known = [it for it in said if it is not None]
+    return frozenset().union(*known) if known else None
 
 
 def _id_field(snapshot: Snapshot) -> tuple[str, pa.DataType]:
@@ -94,20 +118,25 @@ def _place(snapshot: Snapshot, name: str, id: Any) -> Place | None:
 
 def _set_aside(snapshot: Snapshot, id: Any) -> Facts | None:
     """The quarantine's row of this id, which it holds as text."""
-    wanted = str(plain_id(id))[:60]
+    text = str(plain_id(id))
+    wanted = pa.array([text, text[:CUT]])  # a dataset's quarantine cuts it
     for part in snapshot.manifest.get("quarantine", ()):
         with opened(snapshot.data / part["path"]) as file:
             for batch in file.iter_batches():
-                if (row := pc.index(batch.column("id"), wanted).as_py()) >= 0:
+                if (row := pc.index(pc.is_in(batch.column("id"), value_set=wanted), True).as_py()) >= 0:
                     return {"file": part["path"], **source.plain(batch.slice(row, 1).to_pylist()[0])}
     return None
 
 
 def _output(snapshot: Snapshot, name: str, place: Place) -> Facts:
-    told = next((it.manifest for it in (snapshot, origin(snapshot)) if it and "rules" in it.manifest), {})
-    columns = told.get("rules", {}).get("columns", {})
-    shown = [it for it in place.table.schema.names if it not in (name, *PLAIN)]
-    found = cells(place.table, shown, columns)
+    """Where the row lies, and its cells; if nobody says which columns are secret, none that came with the input."""
+    hidden = _hidden(snapshot)
+    untold = snapshot.manifest.get("passthrough", {}) if hidden is None else ()
+    shown = [it for it in place.table.schema.names if it not in (name, *PLAIN, *untold)]
+    found = cells(place.table, shown, {it: {"secret": True} for it in hidden or ()})
+    for evidence in ("recon_error", "imputed"):
+        if isinstance(by_column := found.get(evidence), dict):
+            found[evidence] = {it: REDACTED if it in (hidden or ()) else value for it, value in by_column.items()}
     if isinstance(errors := found.pop("recon_error", None), dict):
         found["recon_error"] = _largest(errors)
     return {"file": place.file, "row": place.row, "row_group": place.group, "cells": found}

@@ -21,6 +21,15 @@ def id_column(manifest: Mapping[str, Any], schema: pa.Schema) -> str:
     return name
 
 
+def secrets(manifest: Mapping[str, Any]) -> frozenset[str] | None:
+    """The columns whose values are not told; None if the manifest does not say which."""
+    if "secret" in manifest:
+        return frozenset(manifest["secret"])
+    if "rules" in manifest:
+        return frozenset(name for name, it in manifest["rules"]["columns"].items() if it.get("secret"))
+    return None
+
+
 def finite_columns(manifest: Mapping[str, Any], schema: pa.Schema) -> list[str]:
     """The columns in which no number is NaN or infinite."""
     if manifest["kind"] == "dataset":

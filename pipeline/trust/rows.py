@@ -16,9 +16,10 @@ from pipeline import identities
 from pipeline.errors import DataError
 from pipeline.intake.profile import Profile
 from pipeline.parts import Part, group_rows, opened, plain_id
+from pipeline.schema.table import REDACTED
 from pipeline.stores.remote import Location
 from pipeline.trust.findings import RESTORE, Violation
-from pipeline.trust.layout import described, finite_columns, id_column
+from pipeline.trust.layout import described, finite_columns, id_column, secrets
 
 BATCH_ROWS: Final = 1 << 15
 COUNTING_BYTES: Final = 256 << 20
@@ -70,7 +71,8 @@ class Read:
 
 def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, Any]) -> Read:
     """Read a data file to its end, and judge its rows."""
-    found = Read(part["path"], profile=Profile(secret=_secret(manifest)))
+    hidden = secrets(manifest) or frozenset()
+    found = Read(part["path"], profile=Profile(secret=hidden))
     try:
         with opened(directory / part["path"]) as file:
             found.schema = file.schema_arrow
@@ -78,7 +80,7 @@ def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, An
             finite = finite_columns(manifest, file.schema_arrow)
             size = min(BATCH_ROWS, group_rows(file.schema_arrow))
             for batch in file.iter_batches(batch_size=size, use_threads=False):
-                found.violations += _odd_cells(batch, part["path"], finite, id_name)
+                found.violations += _odd_cells(batch, part["path"], finite, id_name, hidden=id_name in hidden)
                 if id_name:
                     found.ids.add(batch.column(id_name))
                 if manifest["kind"] == "dataset":
@@ -86,7 +88,7 @@ def read(directory: Location, part: Mapping[str, Any], manifest: Mapping[str, An
     except DataError as error:
         found.violations.append(Violation(error.what, part["path"], RESTORE))
         return found
-    found.violations += _odd_ids(found.ids, part, manifest) if id_name else []
+    found.violations += _odd_ids(found.ids, part, manifest, hidden=id_name in hidden) if id_name else []
     return found
 
 
@@ -115,12 +117,13 @@ def repeated(directory: Location, manifest: Mapping[str, Any], seen: Sequence[Re
         count, some = identities.count(job)
         if count:
             where = ", ".join(PurePosixPath(path).name for path in job.paths[:3])
-            yield Violation(f"{count:,} ids come more than once: {', '.join(map(str, some))}", where)
+            told = REDACTED if name in (secrets(manifest) or ()) else ", ".join(map(str, some))
+            yield Violation(f"{count:,} ids come more than once: {told}", where)
 
 
 def other_statistics(manifest: Mapping[str, Any], seen: Sequence[Read]) -> Iterator[Violation]:
     """Where a dataset's column statistics are not those of its rows."""
-    whole = Profile(secret=_secret(manifest))
+    whole = Profile(secret=secrets(manifest) or frozenset())
     for it in seen:
         whole.merge(it.profile)
     found = whole.facts()
@@ -140,20 +143,24 @@ def _same(what: str, stated: Any, found: Any) -> bool:
     return bool(stated == found)
 
 
-def _odd_ids(ids: Ids, part: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Violation]:
+def _odd_ids(ids: Ids, part: Mapping[str, Any], manifest: Mapping[str, Any], *, hidden: bool) -> Iterator[Violation]:
     stated = (part.get("id_min"), part.get("id_max"))
     if stated != (ids.low, ids.high):
-        yield Violation(f"ids from {ids.low} to {ids.high}, listed as {stated[0]} to {stated[1]}", part["path"])
+        low, high, first, last = [REDACTED] * 4 if hidden else (ids.low, ids.high, *stated)
+        yield Violation(f"ids from {low} to {high}, listed as {first} to {last}", part["path"])
     if manifest["kind"] == "latents" and not ids.ascending:
         yield Violation("its rows are not sorted by id, or an id comes twice", part["path"])
 
 
-def _odd_cells(batch: pa.RecordBatch, path: str, finite: Sequence[str], id_name: str) -> Iterator[Violation]:
+def _odd_cells(
+    batch: pa.RecordBatch, path: str, finite: Sequence[str], id_name: str, *, hidden: bool
+) -> Iterator[Violation]:
     for it, column in zip(batch.schema, batch.columns, strict=True):
         if holes := _holes(it, column):
             yield Violation(f"column {it.name!r} holds {holes:,} nulls, and may hold none", path)
         if it.name in finite and (row := _first_odd(column)) is not None:
-            of = f" of {id_name} = {plain_id(batch.column(id_name)[row].as_py())}" if id_name else ""
+            told = REDACTED if hidden else plain_id(batch.column(id_name)[row].as_py()) if id_name else ""
+            of = f" of {id_name} = {told}" if id_name else ""
             yield Violation(f"column {it.name!r}{of} is not finite", path)
 
 
@@ -176,11 +183,6 @@ def _first_odd(column: pa.Array) -> int | None:
         odd = [any(cell is not None and not np.isfinite(cell) for cell in row or []) for row in rows]
         return odd.index(True)
     return int(pc.index(pc.is_finite(cells), False).as_py()) // int(column.type.list_size)
-
-
-def _secret(manifest: Mapping[str, Any]) -> frozenset[str]:
-    rules = manifest.get("rules", {}).get("columns", {})
-    return frozenset(name for name, it in rules.items() if it.get("secret"))
 
 
 def _schema(path: Location) -> pa.Schema:

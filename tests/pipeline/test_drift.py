@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from harness import ROOT
 
 from pipeline import agree, drift, ingest, latents, reference, runfile, watch
-from pipeline.drift import Drift, HeldOut
+from pipeline.drift import Drift, HeldOut, Signal
 from pipeline.features import Features, fitting
 from pipeline.snapshots import Snapshot
 from pipeline.watch import Watch
@@ -204,6 +204,16 @@ def test_nothing_watched_is_nothing_moved(people: People) -> None:
     assert (found.verdict, found.rows, found.signals) == ("nothing", 0, ())
     assert drift.told(found.facts()) == "nothing moved; 0 signals of 0 rows, 1.0% false alarms"
     assert drift.told(None) == "not watched"
+
+
+def test_a_column_that_cannot_move_has_a_rank(people: People) -> None:
+    """A constant's threshold is 0 where `least` is."""
+    values, observed = people.others(3_000)
+    found = people.judged(values, observed, least=0.0)
+    still = Signal(of="inputs", name="constant", what="distance", value=0.0, chance=0.0, threshold=0.0)
+    signals = replace(found, signals=(still, *found.signals)).facts()["signals"]
+    assert len(signals) == len(found.signals) + 1
+    assert not any(it["moved"] for it in signals[[it["name"] for it in signals].index("constant") :])
 
 
 def test_a_judgement_is_told_in_a_line(people: People) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,19 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from harness import ROOT, small_settings
-from workspaces import untrained
+from workspaces import restated, rewritten, untrained
 
-from pipeline import encode, ingest, keys, latents, reduce, reference, report, runfile, sample
+from pipeline import encode, ingest, keys, latents, reduce, reference, report, runfile, sample, storage
 from pipeline.config import EVIDENCE, RunConfig, Storage
 from pipeline.encoding import account, units
+from pipeline.encoding.worker import Encoder
 from pipeline.errors import DataError
 from pipeline.records import Registered
 from pipeline.snapshots import Snapshot
+from pipeline.spread import Stopped
 from pipeline.stores.remote import Remote
+from pipeline.trust.again import Again
+from pipeline.trust.verify import verify
 from vae import checkpoint
 
 EVERYTHING = {"draws": 2, "importance_samples": 3, "errors": True, "imputed": 2}
@@ -199,6 +206,66 @@ def test_only_what_changed_is_encoded(tmp_path: Path) -> None:
         assert ids == sorted(ids)
 
 
+def test_what_is_told_to_stop_encodes_no_batch_more(tmp_path: Path) -> None:
+    """Not between row groups, not amid evidence; what it has written so far is no part of anything."""
+    settings = runfile.parse(small_settings(tmp_path, encode=EVERYTHING))
+    ingested, registered = ingest.ingest(settings), model_of(settings, tmp_path / "model")
+    (unit, *_) = units.cut(Snapshot(Path(ingested.snapshot)), {}, unit_bytes=1 << 20)
+    with storage.attempt(encode.root(settings), "key") as directory:
+        encoder = Encoder(encode._output(settings, registered, directory, rows=unit.rows))
+        assert encoder.encode(unit).rows == unit.rows
+        encoder.stop()
+        with pytest.raises(Stopped):
+            encoder.encode(unit)
+        table = pa.table(pq.read_table(unit.source.path))
+        with pytest.raises(Stopped):
+            encoder.evidence.columns(table, table.column("id"), *_numbers(encoder, table))
+
+
+def _numbers(encoder: Encoder, table: pa.Table) -> Any:
+    values, observed = encoder.codec.features.transform(table)
+    return values, observed, encoder.codec.infer(values, observed)
+
+
+def test_what_was_carried_over_says_what_computed_it(tmp_path: Path) -> None:
+    """Units made on a GPU, one of which is made anew here: each is verified by what it was made by."""
+    settings = runfile.parse(folder_of_csv(tmp_path))
+    settings = replace(settings, data=replace(settings.data, part_rows=50, unit_mb=1))
+    ingested = ingest.ingest(settings)
+    registered = model_of(settings, tmp_path / "model")
+    registered = replace(registered, model=str(shutil.copytree(registered.model, placed(settings, registered))))
+    first = Path(encode.encode(settings, registered, ingested).snapshot)
+
+    def elsewhere(facts: dict[str, Any]) -> None:
+        for it in (facts, *facts["units"]):
+            it["computed"]["device"] = "cuda"
+
+    for path in Snapshot(first).files:
+        rewritten(first, path.name, lambda it: nudged(it, 1e-7))
+    restated(first, elsewhere)
+    csv_file(tmp_path / "source" / "1.csv", first=1000, rows=50, height="199")
+    second = Snapshot(Path(encode.encode(settings, registered, ingest.ingest(settings)).snapshot))
+    assert sorted(it["computed"]["device"] for it in second.manifest["units"]) == ["cpu", "cuda", "cuda"]
+    assert "computed" not in second.manifest
+    verdict = verify(second.directory, again=Again(rows=150))
+    assert verdict.violations == []
+    (line,) = [it.detail for it in verdict.checks if it.name == "sample"]
+    assert ": 50 equal to the bit on this CPU; of 100, made elsewhere (cpu " in line
+    assert line.endswith("the codes within 0.0001, reconstruction and evidence not compared")
+
+
+def placed(settings: RunConfig, registered: Registered) -> Path:
+    """Where the workspace keeps this model."""
+    return settings.root / "models" / registered.digest[:16]
+
+
+def nudged(table: pa.Table, by: float) -> pa.Table:
+    """Codes as another processor may compute them."""
+    at, mu = table.schema.get_field_index("mu"), table.column("mu").combine_chunks()
+    other = pa.FixedSizeListArray.from_arrays(pc.add(mu.flatten(), pa.scalar(by, pa.float32())), type=mu.type)
+    return table.set_column(at, table.schema.field("mu"), other)
+
+
 def test_a_new_model_or_output_encodes_all_anew(tmp_path: Path) -> None:
     """The account says how many units are new and why; unchanged ones are the same files."""
     settings = runfile.parse(small_settings(tmp_path, data={"part_rows": 100}))
@@ -218,6 +285,17 @@ def test_a_new_model_or_output_encodes_all_anew(tmp_path: Path) -> None:
     second = encode.encode(settings, replace(registered, version=2), ingested)
     assert latents.read(second.snapshot).to_table(columns=["model_version"])["model_version"][0].as_py() == "small/2"
     assert not inode(first.snapshot) & inode(second.snapshot)
+
+
+def test_a_files_metadata_is_what_latents_md_says(tmp_path: Path) -> None:
+    """Each key by its name, and no other of ours."""
+    settings = runfile.parse(small_settings(tmp_path))
+    ingested, registered = ingest.ingest(settings), model_of(settings, tmp_path / "model")
+    (path, *_) = Snapshot(Path(encode.encode(settings, registered, ingested).snapshot)).files
+    said = (ROOT / "LATENTS.md").read_text().split("Key-value metadata")[1].split("\n\n")[0]
+    keys_said = {f"latentpipe.{it}" for it in re.findall(r"`(?:latentpipe)?\.(\w+)`", said)}
+    found = {it.decode() for it in pq.read_schema(path).metadata}
+    assert {it for it in found if it.startswith("latentpipe.")} == keys_said
 
 
 def test_an_unchanged_unit_is_the_same_file(tmp_path: Path) -> None:

@@ -204,6 +204,18 @@ def test_a_reducer_is_fitted_anew_for(tmp_path: Path, change: str) -> None:
     assert Snapshot(Path(second.snapshot)).manifest["pca"] != Snapshot(Path(first.snapshot)).manifest["pca"]
 
 
+def test_a_models_reducer_is_found_behind_another_models(tmp_path: Path) -> None:
+    """The champion goes from m to n and back: what m's codes are placed by is what placed them first."""
+    run = runfile.parse(small_settings(tmp_path))
+    first = reduce.reduce(run, encoded(tmp_path, drawn(90), ids=names(90)))
+    reduce.reduce(run, encoded(tmp_path, drawn(60, seed=1), ids=names(60), key="l", model="n"))
+    source = encoded(tmp_path, np.concatenate([drawn(90), drawn(9, seed=2)]), ids=names(99), key="j")
+    back = reduce.reduce(run, source)
+    assert (back.applied, back.fitted_on) == (True, first.fitted_on)
+    assert coords(back)[:90].tobytes() == coords(first).tobytes()
+    assert reduce.latest(run, source) == reduce.reduce(run, source)
+
+
 def test_going_back_to_older_latents_finds_their_coordinates(tmp_path: Path) -> None:
     """They stand, published anew as the newest."""
     run = runfile.parse(small_settings(tmp_path))
@@ -244,6 +256,19 @@ def test_umap_keeps_neighbours_and_places_later_rows_among_them(tmp_path: Path) 
     manifest = Snapshot(Path(second.snapshot)).manifest
     assert [it["path"] for it in manifest["reducer"]] == [reduce.NEIGHBOURHOOD]
     assert manifest["reduction"]["settings"] == {**settings, "dims": 2, "min_dist": 0.1, "seed": 0}
+
+
+@pytest.mark.usefixtures("umap_learn")
+@pytest.mark.parametrize("rows", [10, 15, 16])
+def test_few_codes_are_all_neighbours_also_later(tmp_path: Path, rows: int) -> None:
+    """As many as were asked for, or one fewer than there are: when it is fitted, and when it is read back."""
+    run = runfile.parse(small_settings(tmp_path, reduce={"method": "umap", "neighbours": 15}))
+    first = reduce.reduce(run, encoded(tmp_path, drawn(rows), ids=names(rows)))
+    more = np.concatenate([drawn(rows), drawn(9, seed=1)])
+    second = reduce.reduce(run, encoded(tmp_path, more, ids=names(rows + 9), key="l"))
+    reductions = [Snapshot(Path(it.snapshot)).manifest["reduction"] for it in (first, second)]
+    assert reductions[0]["digest"] == reductions[1]["digest"]
+    assert coords(second)[:rows].tobytes() == coords(first).tobytes()
 
 
 def test_a_row_has_one_place_whatever_is_placed_with_it() -> None:

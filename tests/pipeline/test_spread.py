@@ -47,6 +47,31 @@ def test_threads_stop_at_an_error() -> None:
     assert len(begun) < 100
 
 
+class Endless:
+    """Units that last until they are told to stop."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def stop(self) -> None:
+        """End."""
+        self.told.set()
+
+    def __call__(self, unit: int) -> bool:
+        """The first fails."""
+        if unit == 0:
+            raise DataError("unlucky", "unit 0", "")
+        return self.told.wait(60)
+
+
+def test_what_is_being_done_is_told_to_stop() -> None:
+    """An error, or whoever stops asking, does not wait for a unit of minutes."""
+    work = Endless()
+    with pytest.raises(DataError, match="unit 0: unlucky"):
+        list(threads(work, range(3), workers=2))
+    assert work.told.is_set()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_actors_do_every_unit_once(ray_up: None, workers: int, capfd: pytest.CaptureFixture[str]) -> None:
     """The same answers from other processes; none for no units. What Ray has to say goes to its log."""

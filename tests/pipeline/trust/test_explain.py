@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from harness import small_settings
-from workspaces import Workspace, restated
+from workspaces import Workspace, restated, rewritten, run
 
 from pipeline import cli, ingest, runfile
 from pipeline.errors import DataError
@@ -167,6 +167,45 @@ def test_secrets_of_the_dataset_are_secrets_of_its_latents(made: Workspace, tmp_
     restated(here.dataset, lambda it: it["rules"]["columns"]["note"].update(secret=True))
     restated(here.latents, lambda it: it["input"].update(digest=Snapshot(here.dataset).digest))
     assert explain(here.latents, "1007")["latents"]["cells"]["note"] == "***"
+
+
+SECRETS = {
+    "id": {"type": "int64", "role": "id", "secret": True},
+    "city": {"type": "string", "likelihood": "categorical", "nullable": True, "secret": True},
+    "note": {"type": "string", "role": "passthrough", "secret": True},
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run whose id, passthrough column and one feature are secret."""
+    evidence = {"errors": True, "imputed": 2}
+    return run(tmp_path_factory.mktemp("secrets"), columns=SECRETS, encode=evidence)
+
+
+def test_no_secret_is_in_a_chain(kept: Workspace, tmp_path: Path) -> None:
+    """Neither a cell, nor what stands for a missing one, nor its error; not with the dataset, not without."""
+    alone = kept.copied(tmp_path).latents
+    restated(alone, lambda it: it["input"].update(snapshot="datasets/gone/v000001", digest="gone"))
+    for snapshot in (kept.latents, kept.reduced, alone):
+        told = json.dumps(explain(snapshot, "1003"))
+        assert not [it for it in ("note 3", "Rome", "Oslo", "Lima", "probability") if it in told], told
+    cells = explain(kept.latents, "1003")["latents"]["cells"]
+    assert (cells["note"], "city" in cells["recon_error"]) == ("***", False)
+    restated(alone, lambda it: it.pop("secret"))
+    assert "note" not in explain(alone, "1003")["latents"]["cells"]
+
+
+def test_no_secret_id_is_in_a_message(kept: Workspace, tmp_path: Path) -> None:
+    """Of an unknown id not the next; of a lost row no more than is true; in no violation."""
+    with pytest.raises(DataError, match=r"no row with id = 5\n") as caught:
+        explain(kept.latents, "5")
+    assert "1000" not in str(caught.value)
+    here = kept.copied(tmp_path)
+    rewritten(here.latents, "part-00000-000.parquet", lambda it: it.take([1, 0, 0, *range(2, len(it))]))
+    told = [it.what for it in verify(here.latents).violations]
+    assert any("ids come more than once: ***" in it for it in told), told
+    assert not [it for it in told if "100" in it], told
 
 
 def test_the_command_prints_a_line_for_each_link(made: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
