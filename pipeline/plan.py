@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from pipeline import encode, ingest, keys, snapshots
 from pipeline.config import RunConfig
@@ -20,6 +21,9 @@ from pipeline.progress import Stage
 from pipeline.snapshots import Snapshot
 from vae.config import ModelConfig
 from vae.model import VAE
+
+SHOWN: Final = 10
+"""Units that are named to a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class Planned:
     """`new`, `resume`, or the training that is done."""
     latents: str
     """How many units `encode` would make, carry over and retire by the model it would use now, and why."""
+    new: dict[str, str]
+    """Which it would make, each with why; before `ingest` cut them anew, the files of the source that changed."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -58,6 +64,8 @@ class Planned:
             f"dataset    {self.dataset}",
             f"training   {self.training}",
             f"latents    {self.latents}",
+            *(f"  {name:<24} {why}" for name, why in islice(self.new.items(), SHOWN)),
+            *([f"  ... and {len(self.new) - SHOWN:,} more; --json names them all"] if len(self.new) > SHOWN else []),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def plan(config: RunConfig) -> Planned:
         model = ModelConfig(columns=fitted.model_columns(), network=config.model)
         parameters = sum(parameter.numel() for parameter in VAE(model).parameters())
         key, units = ingest.fingerprint(config, entries), -(-intake.rows // config.data.part_rows)
-        latents = _latents(config, snapshots.find(ingest.root(config), key), entries, units)
+        latents, new = _latents(config, snapshots.find(ingest.root(config), key), entries, units)
     return Planned(
         columns={name: it.likelihood or it.role for name, it in config.columns.items()},
         features=model.features,
@@ -91,6 +99,7 @@ def plan(config: RunConfig) -> Planned:
         work_units=units,
         latents_bytes=intake.rows * config.model.latent * 8,
         latents=latents,
+        new=new,
         **_standing(config, key),
     )
 
@@ -106,19 +115,31 @@ def _standing(config: RunConfig, key: str) -> dict[str, str]:
     return {"dataset": f"unchanged, {known.directory}", "training": "resume" if begun else state}
 
 
-def _latents(config: RunConfig, dataset: Snapshot | None, entries: Sequence[Entry], units: int) -> str:
+def _latents(
+    config: RunConfig, dataset: Snapshot | None, entries: Sequence[Entry], units: int
+) -> tuple[str, dict[str, str]]:
     """What `encode` would do by the model that it would use now; a new model would have all of it done anew."""
     output = _output(config)
     if output is None:
-        return f"{units:,} units new: there is no model yet"
+        return f"{units:,} units new: there is no model yet", {}
     if dataset is not None:
         wanted = cut(dataset, output, unit_bytes=config.encode.unit_mb << 20)
-        return str(account.change(wanted, output, encode.root(config)))
+        change = account.change(wanted, output, encode.root(config))
+        return str(change), {str(unit): change.new[unit.number] for unit in wanted if unit.number in change.new}
     newest = snapshots.latest(encode.root(config))
     made = newest.manifest.get("units", []) if newest is not None and newest.manifest.get("output") == output else []
     kept = _kept(config, entries)
     carried = sum(it["input"]["sha256"] in kept for it in made)
-    return f"about {max(units - carried, 0):,} units new: input changed; {carried:,} carried over; the others retired"
+    told = f"about {max(units - carried, 0):,} units new: input changed; {carried:,} carried over; the others retired"
+    return told, dict.fromkeys(_changed(config, entries), "input changed")
+
+
+def _changed(config: RunConfig, entries: Sequence[Entry]) -> list[str]:
+    """The files of the source with a piece that the newest dataset has not."""
+    older = ingest.before(config)
+    known = {identity for it in older.manifest["units"] for identity in it["identities"]} if older else set()
+    shares = inventory.shares(entries, numbered=not config.role("id"))
+    return [*dict.fromkeys(share.piece.file.name for share, identity in shares if identity not in known)]
 
 
 def _output(config: RunConfig) -> dict[str, Any] | None:

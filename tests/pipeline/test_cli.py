@@ -78,8 +78,17 @@ def test_each_step_alone(shell: Shell) -> None:
     planned = shell("plan", toml)[1]
     assert planned["training"].startswith("done")
     assert planned["latents"] == "0 units new; 3 carried over; 0 retired"
-    bare = shell("plan", toml, "--set", "encode.reconstruct=false")[1]["latents"]
-    assert bare == "3 units new: output changed (3); 0 carried over; 3 retired"
+    bare = shell("plan", toml, "--set", "encode.reconstruct=false")[1]
+    assert bare["latents"] == "3 units new: output changed (3); 0 carried over; 3 retired"
+    assert bare["new"] == {f"part-00000-00{number}.parquet": "output changed" for number in range(3)}
+    table = (shell.folder / "small.csv").read_text()
+    (shell.folder / "small.csv").write_text(table.replace("note 7\n", "another note\n"))
+    changed = shell("plan", toml)[1]
+    assert (changed["latents"].split(";")[0], changed["new"]) == (
+        "about 3 units new: input changed",
+        {"small.csv": "input changed"},
+    )
+    (shell.folder / "small.csv").write_text(table)
     assert steps["register"]["champion"]
     assert steps["encode"]["rows"] == 300
     assert Path(steps["report"]["page"]).is_file()
