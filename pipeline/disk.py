@@ -13,13 +13,18 @@ from pipeline.errors import InfrastructureError
 
 
 @contextmanager
-def storage_errors(path: object) -> Iterator[None]:
-    """Turn the operating system's refusals into InfrastructureError naming the path."""
+def storage_errors(path: object, *, needed: int = 0) -> Iterator[None]:
+    """Turn the operating system's refusals into InfrastructureError naming the path; of a full disk also about how many
+    bytes are `needed`, if that is known.
+    """
     try:
         yield
     except OSError as error:
-        cure = "free some space, then run again" if error.errno == errno.ENOSPC else "check the folder, then run again"
-        raise InfrastructureError(f"cannot write: {error.strerror or error}", str(path), cure) from error
+        what, cure = f"cannot write: {error.strerror or error}", "check the folder, then run again"
+        if error.errno == errno.ENOSPC:
+            much = f", about {needed:,} bytes for this file alone" if needed else ""
+            cure = f"free some space{much}, then run again"
+        raise InfrastructureError(what, str(path), cure) from error
 
 
 def sha256(path: Path) -> str:

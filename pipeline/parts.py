@@ -40,12 +40,22 @@ class Part:
 
 
 def write(
-    directory: Location, name: str, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, id_column: str = ""
+    directory: Location,
+    name: str,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    schema: pa.Schema,
+    id_column: str = "",
+    rows: int = 0,
 ) -> Part:
-    """Write one Parquet file, durable and with page checksums, and read its footer back; note the range of ids."""
+    """Write one Parquet file, durable and with page checksums, and read its footer back; note the range of ids.
+
+    Of a full disk, `rows`, if they are known before, tell about how much would have been needed.
+    """
     staged = f"{uuid.uuid4().hex}.parquet"
     low, high = [], []
-    with storage_errors(directory / staged), store.of(directory).writing(directory / staged) as path:
+    needed = rows * sum(_width(field.type) for field in schema)
+    with storage_errors(directory / staged, needed=needed), store.of(directory).writing(directory / staged) as path:
         groups = regrouped(batches, group_rows(schema))
         head = next(groups, schema.empty_table())
         with pq.ParquetWriter(path, schema, **_layout(schema, head)) as writer:
@@ -55,9 +65,9 @@ def write(
                     extremes = pc.min_max(group.column(id_column)).as_py()
                     low.append(plain_id(extremes["min"]))
                     high.append(plain_id(extremes["max"]))
-        rows = pq.read_metadata(path).num_rows
+        count = pq.read_metadata(path).num_rows
         ids = {"id_min": min(low, default=None), "id_max": max(high, default=None)}
-        return Part(path=name, staged=staged, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), **ids)
+        return Part(path=name, staged=staged, rows=count, bytes=path.stat().st_size, sha256=sha256(path), **ids)
 
 
 def _write(writer: pq.ParquetWriter, group: pa.Table) -> None:

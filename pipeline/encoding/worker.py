@@ -89,7 +89,8 @@ class Encoder:
             schema = self._schema(file.schema_arrow, unit)
             encoded = self._encoded(ahead(self._tables(file, unit)), schema, aside, watch)
             with closing(ahead(encoded) if self.overlaps else encoded) as batches:
-                parts = [write(directory, unit.name, batches, schema=schema, id_column=self.output.id_column)]
+                id_column = self.output.id_column
+                parts = [write(directory, unit.name, batches, schema=schema, id_column=id_column, rows=unit.rows)]
         unit.source.check()
         if aside.rows:
             parts.append(write(directory, f"_quarantine/{unit.name}", [aside.batch()], schema=QUARANTINE))
