@@ -39,7 +39,11 @@ x00 = { type = "float32", likelihood = "gaussian" }
 
 def disk_full(scene: Scene, luck: random.Random) -> str:
     """The disk is too small for the codes, which is said with how much they take; then it is made larger."""
-    wrong = ends(scene.start(), 4, says=(str(scene.root), FULL, "bytes for this file alone")) or cleared(scene) or scene.old_stands()
+    wrong = (
+        ends(scene.start(), 4, says=(str(scene.root), FULL, "bytes for this file alone"))
+        or cleared(scene)
+        or scene.old_stands()
+    )
     scene.disk.grow()
     return wrong or goes_on(scene)
 
