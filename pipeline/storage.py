@@ -158,7 +158,7 @@ def verify_rows(expected: int, parts: Sequence[Part], where: Location) -> None:
         raise DataError(f"{rows:,} rows written, {expected:,} expected; nothing was published", str(where))
 
 
-def verify_ids(parts: Sequence[Part], directory: Location, id_column: str, *, secret: bool) -> None:
+def verify_ids(parts: Sequence[Part], directory: Location, id_column: str, *, secret: bool = False) -> None:
     """Raise DataError if an id comes twice in the data files of this attempt."""
     found = [(directory / part.staged, part) for part in parts if section(part) == "files"]
     vouch_ids(found, id_column, secret=secret)

@@ -101,7 +101,8 @@ class Local:
     def leftovers(self, root: Path) -> list[Leftover]:
         """The folders of tries; what they gathered lies in them."""
         now = _clock(root)
-        found = [key / name for key in root.glob(f"{ATTEMPTS}/*") for name in names(key) or ("",)]
+        keys = [root / ATTEMPTS / key for key in names(root / ATTEMPTS)]
+        found = [key / name for key in keys for name in names(key) or ("",)]
         return [Leftover(place=it, silent_s=now - _touched(it), live=_held(it)) for it in found]
 
     def delete(self, place: Path) -> None:
